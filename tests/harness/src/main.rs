@@ -1,0 +1,2 @@
+//! The harness that boots machines and judges them.
+fn main() {}
