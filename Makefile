@@ -90,7 +90,7 @@ initrd: setup
 	@scripts/initrd
 
 linux: setup
-	@ports/build linux
+	@ports/build linux && ln -sfn ports/linux $(BUILD)/linux
 
 harness: setup
 	@$(CARGO_) build --release -q -p harness -j$(JOBS)
