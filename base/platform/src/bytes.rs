@@ -18,7 +18,7 @@ pub struct SharedBytes<'a> {
     life: PhantomData<&'a u8>,
 }
 
-impl<'a> SharedBytes<'a> {
+impl SharedBytes<'_> {
     /// # Safety
     /// `ptr..ptr+len` is readable memory for `'a`.
     #[inline]
@@ -78,7 +78,7 @@ pub struct SharedBytesMut<'a> {
     life: PhantomData<&'a mut u8>,
 }
 
-impl<'a> SharedBytesMut<'a> {
+impl SharedBytesMut<'_> {
     /// # Safety
     /// `ptr..ptr+len` is readable and writable memory for `'a`.
     #[inline]

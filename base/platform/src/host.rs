@@ -141,8 +141,11 @@ pub fn page_alloc(zeroed: bool) -> usize {
     if p.is_null() {
         return 0;
     }
+    #[expect(clippy::cast_ptr_alignment, reason = "the layout is page-aligned")]
     // SAFETY: the header page is ours and aligned.
-    unsafe { (p as *mut AtomicUsize).write(AtomicUsize::new(1)) };
+    unsafe {
+        (p as *mut AtomicUsize).write(AtomicUsize::new(1))
+    };
     p as usize
 }
 fn count(raw: usize) -> &'static AtomicUsize {
