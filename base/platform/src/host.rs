@@ -144,7 +144,7 @@ pub fn page_alloc(zeroed: bool) -> usize {
     #[expect(clippy::cast_ptr_alignment, reason = "the layout is page-aligned")]
     // SAFETY: the header page is ours and aligned.
     unsafe {
-        (p as *mut AtomicUsize).write(AtomicUsize::new(1))
+        (p as *mut AtomicUsize).write(AtomicUsize::new(1));
     };
     p as usize
 }

@@ -38,7 +38,7 @@ pub struct WaitNode {
     /// Stays linked when woken (for [`Notify`] nodes).
     sticky: bool,
     linked: AtomicBool,
-    pin: PhantomPinned,
+    _pin: PhantomPinned,
 }
 
 struct Links {
@@ -65,7 +65,7 @@ impl WaitNode {
             exclusive,
             sticky,
             linked: AtomicBool::new(false),
-            pin: PhantomPinned,
+            _pin: PhantomPinned,
         }
     }
 
