@@ -21,7 +21,9 @@ fn contention_counts_exactly() {
             })
         })
         .collect();
-    workers.into_iter().for_each(|w| w.join().unwrap());
+    for w in workers {
+        w.join().unwrap();
+    }
     assert_eq!((*m.0.lock(), *m.1.lock()), (80_000, 80_000));
 }
 
@@ -45,7 +47,9 @@ fn readers_and_writers_never_overlap() {
             })
         })
         .collect();
-    workers.into_iter().for_each(|w| w.join().unwrap());
+    for w in workers {
+        w.join().unwrap();
+    }
     assert!(l.read().0 > 0);
 }
 
