@@ -119,6 +119,16 @@ macro_rules! spin_type {
                 }
             }
 
+            /// Unlocks what a forgotten guard had locked; the interrupt mask or preemption count stays as it is.
+            ///
+            /// # Safety
+            /// The lock is held by the calling CPU, and its guard was forgotten.
+            #[inline]
+            pub unsafe fn force_unlock(&self) {
+                self.raw.unlock();
+                order::release(self.class);
+            }
+
             /// Whether somebody holds it (a snapshot, for reports).
             pub fn is_locked(&self) -> bool {
                 self.raw.is_locked()

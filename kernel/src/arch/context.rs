@@ -1,0 +1,276 @@
+//! Threads as the CPU sees them: saved stack pointer, thread register, FP state, and the word of flags that the way back
+//! to user mode looks at.
+//!
+//! A thread that is not running has its callee-saved registers on its own kernel stack and the stack pointer in
+//! [`ThreadContext::sp`]. FP registers are user state only (the kernel is built without FP): they are saved when a thread
+//! that used them is switched out, and loaded on the way back to user mode only if the CPU does not still hold them.
+//!
+//! Ownership: `flags` is atomic and anyone may set bits; everything else belongs to the thread itself while it runs and
+//! to the scheduler while it does not.
+
+use crate::arch::percpu::{self, Counter};
+use crate::arch::trap::TrapFrame;
+use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// The CPU should pick another thread before going on.
+pub const NEED_RESCHED: u32 = 1 << 0;
+/// A signal may be deliverable.
+pub const SIGNAL_PENDING: u32 = 1 << 1;
+/// The FP registers must be loaded before user mode.
+pub const FP_RESTORE: u32 = 1 << 2;
+/// Task work is queued (stop, exit of the group, restart).
+pub const NOTIFY: u32 = 1 << 3;
+/// System calls are traced.
+pub const TRACE: u32 = 1 << 4;
+
+/// The FP and SIMD registers.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
+pub struct FpState {
+    /// V0 to V31.
+    pub v: [u128; 32],
+    /// FPSR.
+    pub fpsr: u32,
+    /// FPCR.
+    pub fpcr: u32,
+}
+
+impl FpState {
+    /// As after exec.
+    pub const fn new() -> Self {
+        FpState { v: [0; 32], fpsr: 0, fpcr: 0 }
+    }
+}
+
+impl Default for FpState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The first field of every thread.
+#[repr(C)]
+#[derive(Debug)]
+pub struct ThreadContext {
+    /// Work to do before user mode. At offset 0: the vectors test it.
+    pub flags: AtomicU32,
+    /// How often preemption is disabled. Only the thread itself (and interrupts on top of it) change it.
+    pub preempt: Cell<u32>,
+    /// The saved stack pointer while not running.
+    sp: Cell<u64>,
+    /// User's TPIDR_EL0 while not running.
+    pub tpidr: Cell<u64>,
+    /// User's FP registers while no CPU holds them.
+    fp: UnsafeCell<FpState>,
+    /// The CPU that last held the FP registers.
+    fp_cpu: Cell<usize>,
+    /// Whether it is a user thread at all.
+    user: bool,
+    /// The locks it holds (debug builds check their order).
+    #[cfg(debug_assertions)]
+    held: UnsafeCell<platform::HeldLocks>,
+}
+
+// SAFETY: see the module's ownership rule.
+unsafe impl Sync for ThreadContext {}
+// SAFETY: as above.
+unsafe impl Send for ThreadContext {}
+
+unsafe extern "C" {
+    fn switch_stacks(save: *mut u64, load: u64, next: *const ThreadContext);
+    fn thread_start_user();
+    fn thread_start_kernel();
+    fn fp_save(state: *mut FpState);
+    fn fp_load(state: *const FpState);
+}
+
+#[repr(C)]
+struct SwitchFrame {
+    x19: u64,
+    x20: u64,
+    rest: [u64; 8],
+    x29: u64,
+    x30: u64,
+}
+
+impl ThreadContext {
+    /// For the thread that is already running: a CPU's first.
+    pub const fn boot() -> Self {
+        Self::make(0, false)
+    }
+
+    const fn make(sp: u64, user: bool) -> Self {
+        ThreadContext {
+            flags: AtomicU32::new(0),
+            // A new thread enters as if from inside the scheduler, which runs with preemption disabled once.
+            preempt: Cell::new(if sp == 0 { 0 } else { 1 }),
+            sp: Cell::new(sp),
+            tpidr: Cell::new(0),
+            fp: UnsafeCell::new(FpState::new()),
+            fp_cpu: Cell::new(usize::MAX),
+            user,
+            #[cfg(debug_assertions)]
+            held: UnsafeCell::new(platform::HeldLocks::new()),
+        }
+    }
+
+    /// The record of held locks; the running thread's own.
+    #[cfg(debug_assertions)]
+    pub fn held_locks(&self) -> *mut platform::HeldLocks {
+        self.held.get()
+    }
+
+    /// A user thread that enters user mode with `frame`. `stack_top` is the top of its empty kernel stack.
+    ///
+    /// # Safety
+    /// The stack is mapped, owned by the new thread, and at least a page long.
+    pub unsafe fn new_user(stack_top: usize, frame: &TrapFrame) -> Self {
+        let at = stack_top - size_of::<TrapFrame>();
+        // SAFETY: inside the stack by contract.
+        unsafe { (at as *mut TrapFrame).write(*frame) };
+        // SAFETY: as above.
+        let sp = unsafe { push_switch_frame(at, thread_start_user as *const () as u64, 0, 0) };
+        let c = Self::make(sp, true);
+        c.flags.store(FP_RESTORE, Ordering::Relaxed);
+        c
+    }
+
+    /// A kernel thread that runs `entry(arg)`.
+    ///
+    /// # Safety
+    /// As for [`ThreadContext::new_user`].
+    pub unsafe fn new_kernel(stack_top: usize, entry: extern "C" fn(usize), arg: usize) -> Self {
+        // SAFETY: by contract.
+        let sp = unsafe {
+            push_switch_frame(stack_top, thread_start_kernel as *const () as u64, entry as *const () as u64, arg as u64)
+        };
+        Self::make(sp, false)
+    }
+
+    /// Makes `self`, the running thread, a user thread's state holder: exec gives fresh FP registers.
+    pub fn reset_fp(&self) {
+        let irq = crate::arch::irq_save();
+        // SAFETY: the running thread owns its state; interrupts do not touch it.
+        unsafe { *self.fp.get() = FpState::new() };
+        self.forget_fp();
+        crate::arch::irq_restore(irq);
+    }
+
+    fn forget_fp(&self) {
+        self.fp_cpu.set(usize::MAX);
+        if percpu::this().fp_owner.get() == self.address() {
+            percpu::this().fp_owner.set(0);
+        }
+        self.flags.fetch_or(FP_RESTORE, Ordering::Relaxed);
+    }
+
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self) as usize
+    }
+
+    /// Whether the CPU's registers are this thread's now. Interrupts are masked, or the caller is the thread itself in a
+    /// place where it cannot be switched.
+    fn fp_is_live(&self) -> bool {
+        let cpu = percpu::this();
+        cpu.fp_owner.get() == self.address() && self.fp_cpu.get() == cpu.id.get()
+    }
+
+    /// A copy of the running thread's FP registers (for fork and signal frames).
+    pub fn fp_snapshot(&self) -> FpState {
+        let irq = crate::arch::irq_save();
+        if self.fp_is_live() && self.flags.load(Ordering::Relaxed) & FP_RESTORE == 0 {
+            // SAFETY: FP access is enabled at EL1; the buffer is ours.
+            unsafe { fp_save(self.fp.get()) };
+        }
+        // SAFETY: the running thread owns its state.
+        let state = unsafe { *self.fp.get() };
+        crate::arch::irq_restore(irq);
+        state
+    }
+
+    /// Sets the FP registers: of the running thread (sigreturn), or of one that never ran (fork).
+    pub fn fp_set(&self, state: &FpState) {
+        let irq = crate::arch::irq_save();
+        // SAFETY: owned by the caller as stated.
+        unsafe { *self.fp.get() = *state };
+        self.forget_fp();
+        crate::arch::irq_restore(irq);
+    }
+
+    /// Loads the FP registers if the CPU does not hold them. On the way to user mode, interrupts masked.
+    pub fn fp_restore(&self) {
+        self.flags.fetch_and(!FP_RESTORE, Ordering::Relaxed);
+        if !self.fp_is_live() {
+            // SAFETY: FP access is enabled at EL1 and the state is the running thread's own.
+            unsafe { fp_load(self.fp.get()) };
+            let cpu = percpu::this();
+            cpu.fp_owner.set(self.address());
+            self.fp_cpu.set(cpu.id.get());
+            percpu::count(Counter::FpLoads);
+        }
+    }
+
+    /// TPIDR_EL0 of the running thread or of one that never ran.
+    pub fn set_tls(&self, value: u64, running: bool) {
+        self.tpidr.set(value);
+        if running {
+            // SAFETY: a user register.
+            unsafe { crate::write_sysreg!("tpidr_el0", value) };
+        }
+    }
+}
+
+unsafe fn push_switch_frame(top: usize, pc: u64, x19: u64, x20: u64) -> u64 {
+    let at = top - size_of::<SwitchFrame>();
+    // SAFETY: inside the new thread's stack by the callers' contract.
+    unsafe { (at as *mut SwitchFrame).write(SwitchFrame { x19, x20, rest: [0; 8], x29: 0, x30: pc }) };
+    at as u64
+}
+
+/// Switches from the running thread `prev` to `next`. Returns when `prev` runs again, perhaps on another CPU.
+///
+/// # Safety
+/// Interrupts are masked; `prev` is the running thread; `next` is runnable, is not running anywhere, and stays alive.
+#[inline]
+pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
+    let cpu = percpu::this();
+    if prev.user {
+        prev.tpidr.set(crate::read_sysreg!("tpidr_el0"));
+        if prev.flags.load(Ordering::Relaxed) & FP_RESTORE == 0 && prev.fp_is_live() {
+            // SAFETY: the registers are prev's.
+            unsafe { fp_save(prev.fp.get()) };
+            prev.flags.fetch_or(FP_RESTORE, Ordering::Relaxed);
+        }
+    }
+    if next.user {
+        // SAFETY: a user register.
+        unsafe { crate::write_sysreg!("tpidr_el0", next.tpidr.get()) };
+    }
+    cpu.current.store(core::ptr::from_ref(next).cast_mut(), Ordering::Relaxed);
+    percpu::count(Counter::ContextSwitches);
+    // SAFETY: by contract.
+    unsafe { switch_stacks(prev.sp.as_ptr(), next.sp.get(), next) };
+}
+
+/// The running thread's context.
+#[inline(always)]
+pub fn current() -> &'static ThreadContext {
+    let p: *const ThreadContext;
+    // SAFETY: SP_EL0 holds the running thread in kernel mode, which stays alive while it runs. The value is the same
+    // for all the code that one thread runs, so the read may be merged (`pure`).
+    unsafe {
+        core::arch::asm!("mrs {}, sp_el0", out(reg) p, options(pure, nomem, nostack, preserves_flags));
+        &*p
+    }
+}
+
+/// Makes `first` the running thread of a CPU that has none yet.
+///
+/// # Safety
+/// Called once on each CPU, before interrupts are unmasked; `first` lives for ever.
+pub unsafe fn adopt(first: &'static ThreadContext) {
+    percpu::this().current.store(core::ptr::from_ref(first).cast_mut(), Ordering::Relaxed);
+    // SAFETY: SP_EL0 is the kernel's while in kernel mode.
+    unsafe { crate::write_sysreg!("sp_el0", core::ptr::from_ref(first) as u64) };
+}

@@ -1,0 +1,188 @@
+//! Per-CPU state and CPU identity.
+//!
+//! `TPIDR_EL1` holds the address of the CPU's [`PerCpu`] (fast path). Before it is set, and as a cross-check, a bounded
+//! lookup of `MPIDR_EL1` among the CPUs that firmware listed gives the same answer ([`lookup_by_mpidr`]); gate s0 compares
+//! both on every CPU, and the boot parameter `berth.sabotage=cpuid` breaks the fast path to show that the gate sees it.
+//!
+//! Ownership: each block is written by its own CPU only, except the counters (atomics) and `online` (set by the CPU
+//! itself, read by all). A thread may use a reference to "its" block only while it cannot migrate; [`id`] is therefore
+//! meaningful only with preemption disabled.
+
+use crate::arch::context::ThreadContext;
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+/// The most CPUs that the kernel uses.
+pub const MAX_CPUS: usize = 64;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What each CPU counts; read at `/proc/berth/counters`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        /// Every counter with the name that user space sees.
+        pub const COUNTERS: &[(Counter, &str)] = &[$((Counter::$name, $text),)*];
+        const COUNTER_COUNT: usize = COUNTERS.len();
+    };
+}
+
+counters! {
+    /// System calls taken.
+    Syscalls = "syscalls",
+    /// System calls with an unknown number.
+    UnknownSyscalls = "unknown_syscalls",
+    /// Faults from user space or on user memory.
+    PageFaults = "page_faults",
+    /// Pages copied on write.
+    CowFaults = "cow_faults",
+    /// Thread switches.
+    ContextSwitches = "context_switches",
+    /// Reschedules asked of this CPU by another.
+    ReschedRequest = "resched_request",
+    /// Reschedule interrupts sent to this CPU.
+    ReschedSent = "resched_sent",
+    /// Reschedule interrupts that this CPU took.
+    ReschedTaken = "resched_taken",
+    /// Reschedule interrupts after which this CPU looked at its queue.
+    ReschedAcked = "resched_acked",
+    /// Timer interrupts.
+    Ticks = "ticks",
+    /// All interrupts.
+    Interrupts = "interrupts",
+    /// Threads taken from another CPU's queue.
+    Steals = "steals",
+    /// Threads that came from another CPU in any way.
+    Migrations = "migrations",
+    /// TLB invalidations by address space or more.
+    TlbFlushes = "tlb_flushes",
+    /// TLB invalidations by page.
+    TlbPages = "tlb_pages",
+    /// Generations of address-space identifiers used up.
+    AsidRollovers = "asid_rollovers",
+    /// FP states loaded.
+    FpLoads = "fp_loads",
+    /// Idle periods.
+    Idles = "idles",
+    /// Processes killed for want of memory.
+    OomKills = "oom_kills",
+}
+
+/// One CPU's block.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub struct PerCpu {
+    /// The running thread. At offset 0: the vectors load it.
+    pub current: AtomicPtr<ThreadContext>,
+    /// Top of the stack on which a kernel stack overflow is reported. At offset 8.
+    pub emergency_stack: AtomicUsize,
+    /// This CPU's index.
+    pub id: Cell<usize>,
+    /// Its MPIDR affinity fields.
+    pub mpidr: Cell<u64>,
+    /// Whether it takes threads and interrupts.
+    pub online: AtomicBool,
+    /// The thread whose FP registers the CPU holds, as an address that is only compared.
+    pub fp_owner: Cell<usize>,
+    counters: [AtomicU64; COUNTER_COUNT],
+}
+
+/// Offset of `current`, for the vectors.
+pub const OFFSET_CURRENT: usize = core::mem::offset_of!(PerCpu, current);
+/// Offset of `emergency_stack`, for the vectors.
+pub const OFFSET_EMERGENCY: usize = core::mem::offset_of!(PerCpu, emergency_stack);
+
+// SAFETY: the cells are written by the owning CPU alone, with preemption disabled, and others read only atomics or what
+// is fixed before the CPU goes online.
+unsafe impl Sync for PerCpu {}
+
+static BLOCKS: [PerCpu; MAX_CPUS] = [const {
+    PerCpu {
+        current: AtomicPtr::new(core::ptr::null_mut()),
+        emergency_stack: AtomicUsize::new(0),
+        id: Cell::new(0),
+        mpidr: Cell::new(u64::MAX),
+        online: AtomicBool::new(false),
+        fp_owner: Cell::new(0),
+        counters: [const { AtomicU64::new(0) }; COUNTER_COUNT],
+    }
+}; MAX_CPUS];
+
+static LISTED: AtomicUsize = AtomicUsize::new(1);
+
+/// The MPIDR fields that tell CPUs apart.
+pub const MPIDR_MASK: u64 = 0xff_00ff_ffff;
+
+/// Fills in identities, once, on the boot CPU: `mpidrs` in the order of indices, the boot CPU's first.
+pub fn init(mpidrs: &[u64]) {
+    for (i, (block, &m)) in BLOCKS.iter().zip(mpidrs).enumerate() {
+        block.id.set(i);
+        block.mpidr.set(m & MPIDR_MASK);
+    }
+    LISTED.store(mpidrs.len().clamp(1, MAX_CPUS), Ordering::Release);
+}
+
+/// Points `TPIDR_EL1` at block `cpu`; the calling CPU is that CPU.
+pub fn install(cpu: usize) {
+    let block: *const PerCpu = &BLOCKS[cpu];
+    // SAFETY: the register is the kernel's own; the block lives for ever.
+    unsafe { crate::write_sysreg!("tpidr_el1", block as u64) };
+}
+
+/// How many CPUs firmware lists (and the kernel knows).
+pub fn listed() -> usize {
+    LISTED.load(Ordering::Acquire)
+}
+
+/// Block `cpu`.
+#[inline(always)]
+pub fn of(cpu: usize) -> &'static PerCpu {
+    &BLOCKS[cpu]
+}
+
+/// The calling CPU's block. The caller must not migrate while it uses it.
+#[inline(always)]
+pub fn this() -> &'static PerCpu {
+    let p: *const PerCpu;
+    // SAFETY: TPIDR_EL1 is set by `install` before anything else runs on the CPU. Not `pure`: a thread migrates.
+    unsafe {
+        core::arch::asm!("mrs {}, tpidr_el1", out(reg) p, options(nomem, nostack, preserves_flags));
+        &*p
+    }
+}
+
+/// The calling CPU's index (fast path).
+#[inline(always)]
+pub fn id() -> usize {
+    this().id.get()
+}
+
+/// The index of the CPU with this MPIDR (fallback): a bounded scan over the listed CPUs.
+pub fn lookup_by_mpidr(mpidr: u64) -> Option<usize> {
+    BLOCKS[..listed()].iter().position(|b| b.mpidr.get() == mpidr & MPIDR_MASK)
+}
+
+/// The calling CPU's index by the fallback.
+pub fn id_by_mpidr() -> Option<usize> {
+    lookup_by_mpidr(crate::read_sysreg!("mpidr_el1"))
+}
+
+/// Counts one event on the calling CPU. A migration in between credits the wrong CPU, which no one minds.
+#[inline(always)]
+pub fn count(what: Counter) {
+    let c = &this().counters[what as usize];
+    // Interrupt handlers count other events than the code they interrupt, so a plain add would almost do; LSE makes the
+    // atomic one as cheap.
+    c.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts one event on behalf of another CPU.
+pub fn count_on(cpu: usize, what: Counter) {
+    BLOCKS[cpu].counters[what as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// A counter's value on one CPU.
+pub fn counter(cpu: usize, what: Counter) -> u64 {
+    BLOCKS[cpu].counters[what as usize].load(Ordering::Relaxed)
+}

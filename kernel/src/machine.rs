@@ -1,0 +1,56 @@
+//! The machine as found at boot, immutable ever after: the platform description and the command line.
+
+use alloc::vec::Vec;
+use boot_formats::platform::Platform;
+use sync::Once;
+
+static PLATFORM: Once<Platform> = Once::new();
+static COMMAND_LINE: Once<Vec<u8>> = Once::new();
+
+/// Sets the platform; once.
+pub fn set_platform(p: Platform) -> &'static Platform {
+    match PLATFORM.set(p) {
+        Ok(p) => p,
+        Err(_) => panic!("the platform was set twice"),
+    }
+}
+
+/// The platform.
+pub fn platform() -> &'static Platform {
+    match PLATFORM.get() {
+        Some(p) => p,
+        None => panic!("the platform is not known yet"),
+    }
+}
+
+/// Sets the command line; once, when there is a heap.
+pub fn set_command_line(line: &[u8]) {
+    let _ = COMMAND_LINE.set(line.to_vec());
+}
+
+/// The kernel's command line.
+pub fn command_line() -> &'static [u8] {
+    COMMAND_LINE.get().map_or(&[], |v| v)
+}
+
+/// The value of the last `key=value` on the command line before `--`, or an empty value for a bare `key`.
+pub fn option(key: &str) -> Option<&'static [u8]> {
+    command_line()
+        .split(|&c| c == b' ')
+        .take_while(|&w| w != b"--")
+        .filter_map(|w| {
+            let rest = w.strip_prefix(key.as_bytes())?;
+            if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"=") }
+        })
+        .last()
+}
+
+/// As [`option`], as a number.
+pub fn option_number(key: &str) -> Option<i64> {
+    core::str::from_utf8(option(key)?).ok()?.parse().ok()
+}
+
+/// Whether `berth.sabotage=` names `what`: a mechanism that a gate breaks on purpose.
+pub fn sabotaged(what: &str) -> bool {
+    option("berth.sabotage").is_some_and(|v| v.split(|&c| c == b',').any(|w| w == what.as_bytes()))
+}

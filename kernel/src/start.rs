@@ -1,0 +1,158 @@
+//! From the first Rust instruction in the high half to the first user program.
+
+use crate::arch::{self, boot, context, gic, percpu, psci, smp, time, trap};
+use crate::drivers::pl011;
+use crate::{machine, random, sched};
+use boot_formats::fdt::Fdt;
+use boot_formats::platform::{self, Gic, Platform, PsciConduit};
+
+/// The boot CPU arrives here from boot.S: MMU on, in the high half, on the boot stack, interrupts masked.
+pub extern "C" fn kernel_main(dtb_phys: u64, image_phys: u64) -> ! {
+    boot::set_image_phys(image_phys);
+    // SAFETY: early_main mapped the console's registers there if there is a console; writes without one would fault, so
+    // the tree is read first.
+    let bytes = unsafe { core::slice::from_raw_parts(arch::mmu::phys_to_virt(dtb_phys) as *const u8, 0x20_0000) };
+    let Ok(fdt) = Fdt::new(bytes) else { arch::halt() };
+    let root = boot::ttbr1();
+    let Ok(found) = Platform::from_fdt(&fdt) else { arch::halt() };
+    if !arch::cpu::meets_minimum() {
+        refuse_cpu(&found);
+    }
+    percpu::install(0);
+    trap::init_cpu();
+    // SAFETY: first thing on this CPU; the context is a static.
+    unsafe { context::adopt(&sched::BOOT_CONTEXT) };
+    arch::mmu::init(root, image_phys, boot::image_virt());
+    boot::retire_identity_map();
+    time::init();
+    arch::cpu::init();
+    psci::init(found.psci.map(|c| match c {
+        PsciConduit::Hvc => psci::Conduit::Hvc,
+        PsciConduit::Smc => psci::Conduit::Smc,
+    }));
+    if let Some(uart) = &found.uart {
+        // SAFETY: mapped by early_main, for ever.
+        unsafe { pl011::init(boot::EARLY_UART as usize + (uart.base as usize & 0xfff)) };
+    }
+    let p = machine::set_platform(found);
+    start_machine(p, &fdt, dtb_phys)
+}
+
+/// The CPU lacks what the kernel is compiled for: say so with the plainest instructions, and stop.
+fn refuse_cpu(p: &Platform) -> ! {
+    if let Some(uart) = &p.uart {
+        let data = boot::EARLY_UART + (uart.base & 0xfff);
+        for &b in b"\r\nBerth needs an Armv8.2 CPU (LSE atomics, PAN, CRC32; Neoverse N1 class). This one is older.\r\n"
+        {
+            // SAFETY: the data register of the console that early_main mapped.
+            unsafe { (data as *mut u32).write_volatile(b as u32) };
+        }
+    }
+    psci::init(p.psci.map(|c| match c {
+        PsciConduit::Hvc => psci::Conduit::Hvc,
+        PsciConduit::Smc => psci::Conduit::Smc,
+    }));
+    psci::system_off();
+    arch::halt()
+}
+
+fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
+    order_cpus(p);
+    reserve_and_init_memory(p, fdt, dtb_phys);
+    machine::set_command_line(platform::bootargs(fdt));
+    configure_log();
+    info!(
+        "Berth {} booting on {} CPUs listed, image at {:#x}",
+        env!("CARGO_PKG_VERSION"),
+        percpu::listed(),
+        boot::image_phys()
+    );
+    random::add_entropy(&p.rng_seed);
+    if let Err(why) = start_interrupts(p) {
+        error!("interrupts: {why}");
+        stop("no usable interrupt controller");
+    }
+    sched::init_boot_cpu();
+    percpu::of(0).online.store(true, core::sync::atomic::Ordering::Release);
+    info!("cpu0 online, mpidr {:#x}, gic v{}", percpu::of(0).mpidr.get(), gic::version());
+    let wanted =
+        machine::option_number("maxcpus").map_or(percpu::listed(), |n| (n.max(1) as usize).min(percpu::listed()));
+    let online = smp::start_secondaries(wanted, sched::prepare_secondary);
+    info!("{online} of {} CPUs online", percpu::listed());
+    arch::irq_enable();
+    crate::task::start_init()
+}
+
+/// Indices: the boot CPU first, then the others as listed.
+fn order_cpus(p: &Platform) {
+    let me = crate::read_sysreg!("mpidr_el1") & percpu::MPIDR_MASK;
+    let mut list = arrayvec::ArrayVec::<u64, { percpu::MAX_CPUS }>::new();
+    list.push(me);
+    for &m in p.cpus.iter().filter(|&&m| m & percpu::MPIDR_MASK != me) {
+        let _ = list.try_push(m);
+    }
+    percpu::init(&list);
+}
+
+fn configure_log() {
+    if machine::option("quiet").is_some() {
+        crate::log::set_console_level(4);
+    }
+    if let Some(n) = machine::option_number("loglevel") {
+        crate::log::set_console_level(n.clamp(0, 8) as u8);
+    }
+    if let Some(n) = machine::option_number("panic") {
+        crate::panic::set_action(n as i32);
+    }
+}
+
+/// A boot that cannot go on: the reason on the console, then power-off.
+pub fn stop(why: &str) -> ! {
+    error!("cannot boot: {why}; powering off");
+    psci::system_off();
+    arch::halt()
+}
+
+/// A secondary CPU arrives here, on its idle thread's stack.
+pub fn secondary_main(cpu: usize) -> ! {
+    sched::adopt_secondary(cpu);
+    if let Err(why) = gic::init_cpu() {
+        error!("cpu{cpu}: {why}");
+        arch::halt();
+    }
+    if percpu::id_by_mpidr() != Some(cpu) {
+        error!("cpu{cpu}: its identity by MPIDR differs; left out");
+        arch::halt();
+    }
+    info!("cpu{cpu} online, mpidr {:#x}", percpu::of(cpu).mpidr.get());
+    percpu::of(cpu).online.store(true, core::sync::atomic::Ordering::Release);
+    arch::irq_enable();
+    sched::idle::run()
+}
+
+fn start_interrupts(p: &Platform) -> Result<(), &'static str> {
+    let map = |(base, size): (u64, u64)| crate::mm::ioremap(base, size as usize).ok_or("no memory for device mappings");
+    let layout = match p.gic.as_ref().ok_or("firmware describes none")? {
+        Gic::V2 { dist, cpu } => gic::Layout::V2 { dist: map(*dist)?, cpu: map(*cpu)? },
+        Gic::V3 { dist, redists } => {
+            let mut regions = arrayvec::ArrayVec::new();
+            for r in redists {
+                regions.push((map(*r)?, r.1 as usize));
+            }
+            gic::Layout::V3 { dist: map(*dist)?, redists: regions }
+        }
+    };
+    // SAFETY: the registers are mapped for ever.
+    unsafe { gic::init(layout, p.timer_intid.unwrap_or(27)) }
+}
+
+fn reserve_and_init_memory(p: &Platform, fdt: &Fdt<'_>, dtb_phys: u64) {
+    let mut reserved = arrayvec::ArrayVec::<core::ops::Range<u64>, 72>::new();
+    let page = |r: core::ops::Range<u64>| r.start & !0xfff..(r.end + 0xfff) & !0xfff;
+    let image = boot::image_phys()..boot::image_phys() + boot::image_len();
+    let dtb = dtb_phys..dtb_phys + fdt.total_size() as u64;
+    for r in [image, dtb].into_iter().chain(p.initrd.clone()).chain(p.reserved.iter().cloned()) {
+        let _ = reserved.try_push(page(r));
+    }
+    crate::mm::init(&p.memory, &reserved);
+}

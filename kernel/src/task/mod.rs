@@ -1,0 +1,35 @@
+//! Placeholder until processes land.
+use crate::arch::context::ThreadContext;
+use crate::sched::SchedState;
+/// Placeholder.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Thread {
+    /// CPU state; first.
+    pub arch: ThreadContext,
+    /// Scheduler state.
+    pub sched: SchedState,
+}
+/// Placeholder.
+pub mod signal {
+    use crate::arch::trap::{FaultSignal, TrapFrame};
+    /// Placeholder.
+    pub fn deliver(_frame: &mut TrapFrame) {}
+    /// Placeholder.
+    pub fn force_fault(_s: FaultSignal) {}
+}
+
+impl Thread {
+    /// Placeholder.
+    pub fn stack_top(&self) -> usize {
+        0
+    }
+}
+/// Placeholder.
+pub fn kernel_thread_for_boot(_cpu: usize) -> alloc::sync::Arc<Thread> {
+    alloc::sync::Arc::new(Thread { arch: ThreadContext::boot(), sched: SchedState::new() })
+}
+/// Placeholder.
+pub fn start_init() -> ! {
+    crate::start::stop("no init")
+}
