@@ -37,11 +37,12 @@ pub trait Terminal {
 fn quote(bytes: &[u8]) -> String {
     let mut out = String::from("\"");
     for run in bytes.chunk_by(|a, b| a == b) {
-        out += &if run.len() > 16 {
-            format!("{{{}*{}}}", run[..1].escape_ascii(), run.len())
+        let one = run[..1].escape_ascii();
+        if run.len() > 16 {
+            out = format!("{out}{{{one}*{}}}", run.len());
         } else {
-            run.escape_ascii().to_string()
-        };
+            out.extend(run.escape_ascii().map(char::from));
+        }
     }
     out + "\""
 }
