@@ -1,0 +1,76 @@
+//! The `#!` line (execve(2), "Interpreter scripts").
+
+/// The longest line that is looked at (Linux: BINPRM_BUF_SIZE).
+pub const MAX_LINE: usize = 256;
+
+/// The interpreter and its one optional argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Script<'a> {
+    /// Its path.
+    pub interpreter: &'a [u8],
+    /// What follows it, whole, without blanks at its ends.
+    pub argument: Option<&'a [u8]>,
+}
+
+fn is_blank(c: u8) -> bool {
+    c == b' ' || c == b'\t'
+}
+
+fn trim(mut s: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = s {
+        if !is_blank(*first) {
+            break;
+        }
+        s = rest;
+    }
+    while let [rest @ .., last] = s {
+        if !is_blank(*last) {
+            break;
+        }
+        s = rest;
+    }
+    s
+}
+
+/// Reads the line at a file's start; `None` if the file does not begin with `#!` or names no interpreter, or if the
+/// interpreter's name may have been cut off by [`MAX_LINE`].
+pub fn parse(head: &[u8]) -> Option<Script<'_>> {
+    let head = &head[..head.len().min(MAX_LINE)];
+    let text = head.strip_prefix(b"#!")?;
+    let newline = text.iter().position(|&c| c == b'\n' || c == 0);
+    let line = trim(&text[..newline.unwrap_or(text.len())]);
+    let split = line.iter().position(|&c| is_blank(c));
+    if newline.is_none() && split.is_none() && head.len() == MAX_LINE {
+        return None;
+    }
+    let interpreter = &line[..split.unwrap_or(line.len())];
+    if interpreter.is_empty() {
+        return None;
+    }
+    let argument = split.map(|at| trim(&line[at..])).filter(|a| !a.is_empty());
+    Some(Script { interpreter, argument })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Script, parse};
+
+    #[test]
+    fn lines_read_as_on_linux() {
+        let cases: [(&[u8], Option<(&[u8], Option<&[u8]>)>); 7] = [
+            (b"#!/bin/sh\necho", Some((b"/bin/sh", None))),
+            (b"#! /bin/sh  -e x \n", Some((b"/bin/sh", Some(b"-e x")))),
+            (b"#!/bin/sh", Some((b"/bin/sh", None))),
+            (b"#!\n", None),
+            (b"#!  \t \n", None),
+            (b"#", None),
+            (b"echo", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse(text), want.map(|(interpreter, argument)| Script { interpreter, argument }), "{text:?}");
+        }
+        let mut long = [b'a'; 300];
+        long[..2].copy_from_slice(b"#!");
+        assert_eq!(parse(&long), None);
+    }
+}
