@@ -34,6 +34,8 @@ mod symbols;
 mod syscall;
 #[cfg(target_os = "none")]
 mod task;
+#[cfg(target_os = "none")]
+mod tty;
 
 #[cfg(target_os = "none")]
 use start::{kernel_main, secondary_main};

@@ -1,6 +1,7 @@
 //! Placeholder until processes land.
 use crate::arch::context::ThreadContext;
 use crate::sched::SchedState;
+pub mod job;
 /// Placeholder.
 #[repr(C)]
 #[derive(Debug)]
