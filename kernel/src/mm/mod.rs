@@ -8,6 +8,10 @@ pub struct AddressSpace;
 impl AddressSpace {
     /// Placeholder.
     pub fn activate(&self) {}
+    /// Placeholder.
+    pub fn page_at(&self, _addr: u64) -> Option<platform::Page> {
+        None
+    }
 }
 /// Placeholder.
 pub mod fault {
