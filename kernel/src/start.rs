@@ -1,7 +1,7 @@
 //! From the first Rust instruction in the high half to the first user program.
 
 use crate::arch::{self, boot, context, gic, percpu, psci, smp, time, trap};
-use crate::drivers::pl011;
+use crate::drivers::{pl011, pl031};
 use crate::{machine, random, sched};
 use boot_formats::fdt::Fdt;
 use boot_formats::platform::{self, Gic, Platform, PsciConduit};
@@ -73,6 +73,10 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
         stop("no usable interrupt controller");
     }
     sched::init_boot_cpu();
+    set_wall_clock(p);
+    if let Err(e) = crate::tty::console::init() {
+        error!("console: {e}");
+    }
     percpu::of(0).online.store(true, core::sync::atomic::Ordering::Release);
     info!("cpu0 online, mpidr {:#x}, gic v{}", percpu::of(0).mpidr.get(), gic::version());
     let wanted =
@@ -128,6 +132,16 @@ pub fn secondary_main(cpu: usize) -> ! {
     percpu::of(cpu).online.store(true, core::sync::atomic::Ordering::Release);
     arch::irq_enable();
     sched::idle::run()
+}
+
+/// Reads the real-time clock, if there is one; without it the wall clock starts in 1970.
+fn set_wall_clock(p: &Platform) {
+    let Some(rtc) = &p.rtc else { return };
+    if let Some(base) = crate::mm::ioremap(rtc.base, rtc.size as usize) {
+        // SAFETY: just mapped, for ever.
+        let seconds = unsafe { pl031::read_seconds(base) };
+        crate::platform_impl::set_realtime(seconds as u64 * 1_000_000_000);
+    }
 }
 
 fn start_interrupts(p: &Platform) -> Result<(), &'static str> {

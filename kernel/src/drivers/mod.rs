@@ -1,3 +1,4 @@
 //! Device drivers.
 
 pub mod pl011;
+pub mod pl031;
