@@ -103,7 +103,7 @@ impl<'a> Fdt<'a> {
         let mut wanted = parts.next();
         let mut depth = 1;
         for n in self.nodes() {
-            let Some(w) = wanted else { return None };
+            let w = wanted?;
             if n.depth < depth && n.depth > 0 && depth > 1 {
                 return None;
             }

@@ -177,10 +177,10 @@ impl Platform {
             self.uart = self.uart.or(device(n));
         } else if n.is_compatible(b"arm,pl031") {
             self.rtc = device(n);
-        } else if n.is_compatible(b"virtio,mmio") {
-            if let Some(d) = device(n) {
-                note(&mut self.virtio, d, &mut self.dropped);
-            }
+        } else if n.is_compatible(b"virtio,mmio")
+            && let Some(d) = device(n)
+        {
+            note(&mut self.virtio, d, &mut self.dropped);
         }
     }
 
