@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn lines_read_as_on_linux() {
-        let cases: [(&[u8], Option<(&[u8], Option<&[u8]>)>); 7] = [
+        type Parsed<'a> = Option<(&'a [u8], Option<&'a [u8]>)>;
+        let cases: [(&[u8], Parsed<'_>); 7] = [
             (b"#!/bin/sh\necho", Some((b"/bin/sh", None))),
             (b"#! /bin/sh  -e x \n", Some((b"/bin/sh", Some(b"-e x")))),
             (b"#!/bin/sh", Some((b"/bin/sh", None))),
