@@ -56,6 +56,8 @@ const PXN: u64 = 1 << 53;
 const UXN: u64 = 1 << 54;
 const SPECIAL: u64 = 1 << 55;
 const BUSY: u64 = 1 << 56;
+/// Memory type and shareability.
+const MEMORY: u64 = 7 << 2 | SH_INNER;
 const ADDR: u64 = 0x0000_ffff_ffff_f000;
 
 /// A descriptor that maps memory, or an invalid one.
@@ -109,10 +111,10 @@ impl Pte {
         Pte(self.0 & !AP_USER | AP_RO | NG | UXN | PXN)
     }
 
-    /// The same page with the permissions of `attrs`.
+    /// The same page with the permissions of `attrs` (not its memory type).
     #[inline]
     pub const fn with_attrs(self, attrs: Attrs) -> Pte {
-        Pte(self.0 & (ADDR | SPECIAL | TABLE) | Self::flags(attrs))
+        Pte(self.0 & (ADDR | SPECIAL | TABLE | MEMORY) | Self::flags(attrs) & !MEMORY)
     }
 
     /// The same, its frame not counted.

@@ -11,6 +11,8 @@
 //! What was not done: colouring (caches are physically indexed and large), slabs of several frames (the largest class is
 //! half a frame; what is bigger comes from the buddy allocator).
 
+#![allow(clippy::cast_ptr_alignment)] // objects are aligned to 16 at least
+
 use crate::PAGE_SIZE;
 use crate::frame::{FrameState, MemMap, PageInfo};
 use core::sync::atomic::Ordering;

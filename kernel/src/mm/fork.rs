@@ -1,0 +1,114 @@
+//! Copying an address space: the map is cloned, the tables are copied, and private pages become read-only on both sides, so
+//! that the first write on either copies one page.
+//!
+//! The walk goes table by table: a child's table is made only where the parent's has something, and the inner loop does per
+//! page a load, a count, and at most two stores.
+
+use super::frames::{self, Frame};
+use super::space::{AddressSpace, Map};
+use super::vma::{Vma, VmFlags};
+use super::{KernelMem, fault::FILE_PAGE};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+use mm_core::pte::Pte;
+use mm_core::table::PageTable;
+use mm_core::vma::AreaMap;
+
+/// What copying one area did.
+#[derive(Default)]
+struct Copied {
+    anon: i64,
+    file: i64,
+    protected: bool,
+    failed: bool,
+}
+
+impl AddressSpace {
+    /// A copy for a child process. `ENOMEM`. May sleep.
+    pub fn fork_from(parent: &AddressSpace) -> Result<Arc<AddressSpace>> {
+        let guard = parent.map.write();
+        let mut areas = AreaMap::new();
+        let (mut total, mut data) = (0, 0);
+        for e in guard.areas.iter().filter(|e| !e.value.flags.contains(VmFlags::DONTFORK)) {
+            let mut value: Vma = e.value.clone();
+            value.flags -= VmFlags::LOCKED;
+            total += e.len();
+            data += if value.is_accounted() { e.len() } else { 0 };
+            areas.insert(e.range(), value);
+        }
+        super::map::commit(data)?;
+        let map = Map {
+            areas,
+            layout: guard.layout,
+            brk_start: guard.brk_start,
+            brk: guard.brk,
+            total,
+            data,
+            locked: 0,
+            lock_future: false,
+            limits: guard.limits,
+        };
+        let child = match AddressSpace::with(map, parent.wx_allowed()) {
+            Ok(c) => c,
+            Err(e) => {
+                super::map::uncommit(data);
+                return Err(e);
+            }
+        };
+        let mut copied = Copied::default();
+        let skip = VmFlags::DONTFORK | VmFlags::WIPEONFORK;
+        for e in guard.areas.iter().filter(|e| !e.value.flags.intersects(skip)) {
+            copy_area(&parent.table, &child.table, e.range(), e.value.is_private(), &mut copied);
+        }
+        if copied.protected {
+            parent.flush_all();
+        }
+        child.rss.anon.store(copied.anon, Ordering::Relaxed);
+        child.rss.file.store(copied.file, Ordering::Relaxed);
+        if copied.failed { Err(Errno::ENOMEM) } else { Ok(child) }
+    }
+}
+
+fn copy_area(
+    from: &PageTable<KernelMem>,
+    to: &PageTable<KernelMem>,
+    range: Range<usize>,
+    private: bool,
+    copied: &mut Copied,
+) {
+    let memmap = frames::memmap();
+    from.for_leaves(range, |va, entries| {
+        if copied.failed {
+            return;
+        }
+        let Some(first) = entries.iter().position(|e| e.load(Ordering::Relaxed) != 0) else { return };
+        let Ok(target) = to.leaf_table_or_create(va) else {
+            copied.failed = true;
+            return;
+        };
+        let target = &target[va / super::PAGE_SIZE % mm_core::table::ENTRIES..];
+        for (slot, new) in entries[first..].iter().zip(&target[first..]) {
+            let mut pte = Pte(slot.load(Ordering::Relaxed));
+            if !pte.is_valid() {
+                continue;
+            }
+            if !pte.is_special() {
+                let Some(info) = memmap.get(Frame(pte.frame()).0) else { continue };
+                info.refs().fetch_add(1, Ordering::Relaxed);
+                if info.owner() & FILE_PAGE != 0 {
+                    copied.file += 1;
+                } else {
+                    copied.anon += 1;
+                }
+                if private && pte.is_writable() {
+                    pte = pte.read_only();
+                    slot.store(pte.0, Ordering::Relaxed);
+                    copied.protected = true;
+                }
+            }
+            new.store(pte.0, Ordering::Relaxed);
+        }
+    });
+}
