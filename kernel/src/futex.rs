@@ -101,8 +101,12 @@ fn key_of(addr: UserAddr, private: bool) -> Result<(Key, Option<Page>)> {
     }
     uaccess::get_user_u32(addr).map_err(|_| Errno::EFAULT)?;
     // SAFETY: the running thread's address space lives while it runs.
-    let page = unsafe { mm.as_ref() }.and_then(|m| m.page_at(addr.0)).ok_or(Errno::EFAULT)?;
-    Ok((Key { space: page.raw(), at: (addr.0 & 0xfff) | 1 }, Some(page)))
+    let space = unsafe { mm.as_ref() }.ok_or(Errno::EFAULT)?;
+    Ok(match space.shared_page_at(addr.0 as usize)? {
+        Some(page) => (Key { space: page.raw(), at: (addr.0 & 0xfff) | 1 }, Some(page)),
+        // Private memory: its page may change (copy-on-write) while its address does not.
+        None => (Key { space: mm as usize, at: addr.0 }, None),
+    })
 }
 
 /// Locks a node's bucket, which may change until it is locked.

@@ -1,6 +1,7 @@
 //! The kernel's side of the crate `platform`: what the libraries ask of the machine.
 
 use crate::arch::{self, context, percpu};
+use crate::mm::frames::hooks as pages;
 use crate::task::Thread;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicI64, Ordering};
@@ -110,6 +111,31 @@ fn waiter_unref(raw: usize) {
 #[unsafe(export_name = "__berth_park")]
 fn park(options: ParkOptions) -> Wake {
     crate::sched::park(options)
+}
+
+#[unsafe(export_name = "__berth_page_alloc")]
+fn page_alloc(zeroed: bool) -> usize {
+    pages::page_alloc(zeroed)
+}
+
+#[unsafe(export_name = "__berth_page_ref")]
+fn page_ref(raw: usize) {
+    pages::page_ref(raw);
+}
+
+#[unsafe(export_name = "__berth_page_unref")]
+fn page_unref(raw: usize) {
+    pages::page_unref(raw);
+}
+
+#[unsafe(export_name = "__berth_page_refs")]
+fn page_refs(raw: usize) -> usize {
+    pages::page_refs(raw)
+}
+
+#[unsafe(export_name = "__berth_page_data")]
+fn page_data(raw: usize) -> *mut u8 {
+    pages::page_data(raw)
 }
 
 #[cfg(debug_assertions)]

@@ -10,6 +10,7 @@ pub mod context;
 pub mod cpu;
 pub mod gic;
 pub mod mmu;
+pub mod paging;
 pub mod percpu;
 pub mod psci;
 pub mod smp;

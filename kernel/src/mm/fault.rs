@@ -21,7 +21,7 @@ use super::frames::{self, For, Frame};
 use super::object::Mappable;
 use super::oom::{self, Outcome};
 use super::space::{AddressSpace, Map, current};
-use super::vma::{Backing, Prot, STACK_GUARD, Vma, VmFlags, attrs_of};
+use super::vma::{Backing, Prot, STACK_GUARD, VmFlags, Vma, attrs_of};
 use super::{PAGE_SIZE, TASK_SIZE};
 use crate::arch::context::{self, SIGNAL_PENDING};
 use crate::arch::percpu::{self, Counter};
@@ -374,9 +374,9 @@ impl AddressSpace {
         if !stack.value.flags.contains(VmFlags::GROWSDOWN) || top - start > limits.stack {
             return Err(FaultError::NotMapped);
         }
-        let floor = areas.find_below(addr).map_or(0, |below| {
-            if below.value.prot.is_empty() { below.end } else { below.end + STACK_GUARD }
-        });
+        let floor = areas
+            .find_below(addr)
+            .map_or(0, |below| if below.value.prot.is_empty() { below.end } else { below.end + STACK_GUARD });
         let grown = old - start;
         if start < floor.max(super::MIN_ADDR) || map.total + grown > map.limits.address_space {
             return Err(FaultError::NotMapped);

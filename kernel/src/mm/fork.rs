@@ -6,7 +6,7 @@
 
 use super::frames::{self, Frame};
 use super::space::{AddressSpace, Map};
-use super::vma::{Vma, VmFlags};
+use super::vma::{VmFlags, Vma};
 use super::{KernelMem, fault::FILE_PAGE};
 use abi::{Errno, Result};
 use alloc::sync::Arc;

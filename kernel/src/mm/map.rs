@@ -9,7 +9,7 @@ use super::fault::{FILE_PAGE, now_executable};
 use super::frames::{self, Frame};
 use super::space::{AddressSpace, Map};
 use super::tlb::Gather;
-use super::vma::{Backing, Prot, Vma, VmFlags, attrs_of};
+use super::vma::{Backing, Prot, VmFlags, Vma, attrs_of};
 use super::{MIN_ADDR, PAGE_SIZE, TASK_SIZE};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
@@ -192,7 +192,11 @@ impl AddressSpace {
                 gather.note(va + i * PAGE_SIZE);
                 if pte.is_valid() && !pte.is_special() {
                     let frame = Frame(pte.frame());
-                    if frame.info().owner() & FILE_PAGE != 0 { file += 1 } else { anon += 1 }
+                    if frame.info().owner() & FILE_PAGE != 0 {
+                        file += 1
+                    } else {
+                        anon += 1
+                    }
                     gather.frame(frame);
                 }
             }
@@ -312,8 +316,7 @@ impl AddressSpace {
         }
         if new_end > old_end {
             let len = new_end - old_end;
-            let mut vma =
-                Vma { prot: Prot::READ | Prot::WRITE, flags: VmFlags::empty(), backing: Backing::Anon };
+            let mut vma = Vma { prot: Prot::READ | Prot::WRITE, flags: VmFlags::empty(), backing: Backing::Anon };
             if map.lock_future {
                 vma.flags |= VmFlags::LOCKED;
             }

@@ -42,9 +42,10 @@ use mm_core::table::{PhysMem, Table};
 pub use frames::Frame;
 pub use map::{MapRequest, Place};
 pub use object::Mappable;
-pub use space::{AddressSpace, current, switch_to};
+pub use space::{AddressSpace, Layout, Limits, current};
 pub use stack::KernelStack;
-pub use vma::{Backing, Prot, Vma, VmFlags};
+pub use vma::{Backing, Prot, VmFlags, Vma};
+pub use vmap::ioremap;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = mm_core::PAGE_SIZE;

@@ -1,45 +1,24 @@
 //! Address spaces: life, switching, accounting, and what others may read of them.
 //!
-//! A CPU that switches to a kernel thread leaves the last space's tables loaded (nothing in the kernel reads user
-//! addresses without a current space), so a space may be dropped while some CPU still has its tables in TTBR0. Dropping
-//! therefore empties the root and invalidates before it frees tables, and a root that is loaded somewhere waits in a list,
-//! at most one a CPU, until it is not.
+//! A CPU that switches to a kernel thread leaves the last space's tables loaded, so a space may be dropped while some CPU
+//! still has its tables in TTBR0. Dropping first makes every CPU let go ([`crate::sched::retire_mm`]). Translations that
+//! CPUs still hold need no invalidation then: the space's ASID is not used again before all is forgotten (asid.rs).
 
 use super::frames::Frame;
-use super::tlb::Gather;
-use super::vma::{Backing, Prot, Vma, VmFlags};
+use super::vma::{Backing, Prot, VmFlags, Vma};
 use super::{KernelMem, Mappable, PAGE_SIZE, TASK_SIZE, asid};
-use crate::arch::percpu::MAX_CPUS;
 use crate::arch::{mmu, paging};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use core::ops::Range;
-use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use mm_core::pte::Pte;
 use mm_core::table::{PageTable, PhysMem, span};
 use mm_core::vma::AreaMap;
-use sync::{IrqLock, LockClass, RwLock, rank};
+use platform::Page;
+use sync::{LockClass, RwLock, rank};
 
 static MAP_CLASS: LockClass = LockClass::new("address space", rank::ADDRESS_SPACE);
-static ROOT_CLASS: LockClass = LockClass::new("retired roots", rank::PAGE_TABLE);
-
-#[repr(align(128))]
-struct Cpu {
-    /// The space of the thread that runs there; null for kernel threads.
-    current: AtomicPtr<AddressSpace>,
-    /// What TTBR0 holds.
-    loaded: AtomicU64,
-}
-
-static CPUS: [Cpu; MAX_CPUS] =
-    [const { Cpu { current: AtomicPtr::new(ptr::null_mut()), loaded: AtomicU64::new(0) } }; MAX_CPUS];
-
-struct Retired {
-    len: usize,
-    roots: [u64; MAX_CPUS + 1],
-}
-static RETIRED: IrqLock<Retired> = IrqLock::new(&ROOT_CLASS, Retired { len: 0, roots: [0; MAX_CPUS + 1] });
 
 /// Resource limits that mappings obey, in bytes (`setrlimit(2)`).
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +134,6 @@ impl AddressSpace {
 
     pub(super) fn with(map: Map, wx: bool) -> Result<Arc<AddressSpace>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        reap_roots();
         let root = KernelMem.alloc_table().ok_or(Errno::ENOMEM)?;
         Ok(Arc::new(AddressSpace {
             map: RwLock::new(&MAP_CLASS, map),
@@ -242,19 +220,6 @@ impl AddressSpace {
             each(&AreaInfo { range: a.range(), prot: a.value.prot, flags: a.value.flags, object, offset, label });
         }
     }
-
-    /// What a futex at `addr` is known by in shared use: (object, byte offset) if the mapping is shared, else this space's
-    /// number and the address. `EFAULT` if nothing is mapped. May sleep.
-    pub fn futex_key(&self, addr: usize) -> Result<(usize, u64)> {
-        let map = self.map.read();
-        let area = map.areas.find(addr).ok_or(Errno::EFAULT)?;
-        Ok(match &area.value.backing {
-            Backing::Object { object, offset } if !area.value.is_private() => {
-                (Arc::as_ptr(object).cast::<()>() as usize, offset + (addr - area.start) as u64)
-            }
-            _ => (self.id as usize, addr as u64),
-        })
-    }
 }
 
 /// A mapping as others may see it.
@@ -266,7 +231,6 @@ pub struct AreaInfo<'a> {
     pub prot: Prot,
     /// Properties.
     pub flags: VmFlags,
-    #[allow(missing_debug_implementations)]
     /// The object behind it.
     pub object: Option<&'a Arc<dyn Mappable>>,
     /// Where in the object it starts.
@@ -285,76 +249,48 @@ impl core::fmt::Debug for dyn Mappable {
 /// (exec, exit), which only the thread itself does.
 #[inline]
 pub fn current<'a>() -> Option<&'a AddressSpace> {
-    let irq = platform::irq_save();
-    let p = CPUS[platform::cpu_id()].current.load(Ordering::Relaxed);
-    platform::irq_restore(irq);
-    // SAFETY: the thread that runs holds an `Arc` of the space that was set with it, until it sets another.
+    let p = crate::sched::current().sched.mm.load(Ordering::Relaxed);
+    // SAFETY: a thread holds an `Arc` of the space that is set in it, until it sets another.
     unsafe { p.as_ref() }
 }
 
-/// Makes `next` the space of this CPU's running thread: in the context switch, at exec, and with `None` for kernel threads
-/// and before a thread gives its space up. The caller keeps the space alive for as long as it is set. Context: preemption
-/// disabled, or a thread that changes its own space.
-#[inline]
-pub fn switch_to(next: Option<&AddressSpace>) {
-    let irq = platform::irq_save();
-    let at = platform::cpu_id();
-    let cpu = &CPUS[at];
-    match next {
-        None => cpu.current.store(ptr::null_mut(), Ordering::Relaxed),
-        Some(space) => {
-            cpu.current.store(ptr::from_ref(space).cast_mut(), Ordering::Relaxed);
-            let asid = asid::activate(&space.context, at);
-            let ttbr = space.table.root() | (asid as u64) << 48;
-            if cpu.loaded.load(Ordering::Relaxed) != ttbr {
-                if space.ran_on.load(Ordering::Relaxed) & 1 << at == 0 {
-                    space.ran_on.fetch_or(1 << at, Ordering::SeqCst);
-                    paging::full_barrier();
-                }
-                cpu.loaded.store(ttbr, Ordering::SeqCst);
-                mmu::load_user(space.table.root(), asid);
-            }
+impl AddressSpace {
+    /// Loads this space on the calling CPU; for the scheduler, which keeps the space alive until [`crate::sched::retire_mm`].
+    /// Interrupts masked.
+    #[inline]
+    pub fn activate(&self) {
+        let cpu = platform::cpu_id();
+        if self.ran_on.load(Ordering::Relaxed) & 1 << cpu == 0 {
+            self.ran_on.fetch_or(1 << cpu, Ordering::SeqCst);
+            paging::full_barrier();
         }
+        let asid = asid::activate(&self.context, cpu);
+        mmu::load_user(self.table.root(), asid);
     }
-    platform::irq_restore(irq);
-}
 
-const ROOT: u64 = 0x0000_ffff_ffff_f000;
-
-/// Whether any CPU has the tables at `root` loaded; this CPU lets go of them first.
-fn loaded_elsewhere(root: u64) -> bool {
-    let irq = platform::irq_save();
-    let here = &CPUS[platform::cpu_id()];
-    if here.loaded.load(Ordering::Relaxed) & ROOT == root {
-        mmu::unload_user();
-        here.loaded.store(0, Ordering::SeqCst);
-    }
-    platform::irq_restore(irq);
-    CPUS.iter().any(|c| c.loaded.load(Ordering::SeqCst) & ROOT == root)
-}
-
-/// Frees the roots of dropped spaces that no CPU has loaded any more.
-fn reap_roots() {
-    let mut retired = RETIRED.lock();
-    let mut i = 0;
-    while i < retired.len {
-        let root = retired.roots[i];
-        if CPUS.iter().any(|c| c.loaded.load(Ordering::SeqCst) & ROOT == root) {
-            i += 1;
-            continue;
+    /// The page behind `addr` if it is mapped shared, counted; `None` if the mapping is private. `EFAULT` if nothing is there.
+    /// May sleep.
+    pub fn shared_page_at(&self, addr: usize) -> Result<Option<Page>> {
+        let map = self.map.read();
+        let area = map.areas.find(addr).ok_or(Errno::EFAULT)?;
+        if area.value.is_private() {
+            return Ok(None);
         }
-        retired.len -= 1;
-        retired.roots[i] = retired.roots[retired.len];
-        KernelMem.free_table(root);
+        let pte = self.table.leaf(addr).map_or(Pte::NONE, |s| Pte(s.load(Ordering::Acquire)));
+        if !pte.is_user() || pte.is_special() {
+            return Err(Errno::EFAULT);
+        }
+        Frame(pte.frame()).get();
+        // SAFETY: the count was just taken for it; the entry held one meanwhile, since the map is locked.
+        Ok(Some(unsafe { Page::from_raw(pte.frame() as usize) }))
     }
 }
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
-        let root = self.table.root();
-        let lazy = loaded_elsewhere(root);
+        crate::sched::retire_mm(self);
         let map = self.map.get_mut();
-        let areas = core::mem::take(&mut map.areas);
+        let areas = core::mem::replace(&mut map.areas, AreaMap::new());
         super::map::uncommit(map.data);
         let low = areas.iter().next().map_or(0, |a| a.start);
         let high = areas.iter().next_back().map_or(0, |a| a.end);
@@ -367,20 +303,7 @@ impl Drop for AddressSpace {
             }
         });
         let all = low / span(0) * span(0)..high.next_multiple_of(span(0)).min(TASK_SIZE);
-        if lazy {
-            let mut gather = Gather::new(self);
-            self.table.take_tables(all, &mut |t| gather.table(t));
-            drop(gather);
-            let mut retired = RETIRED.lock();
-            let at = retired.len;
-            if at < retired.roots.len() {
-                retired.roots[at] = root;
-                retired.len += 1;
-            }
-        } else {
-            self.table.take_tables(all, &mut |t| KernelMem.free_table(t));
-            KernelMem.free_table(root);
-        }
-        reap_roots();
+        self.table.take_tables(all, &mut |t| KernelMem.free_table(t));
+        KernelMem.free_table(self.table.root());
     }
 }

@@ -38,16 +38,16 @@ pub fn kernel_table() -> PageTable<KernelMem> {
 
 /// Maps `len` bytes of device registers at physical address `pa` (neither need be aligned). `None` when memory or addresses
 /// are exhausted. Context: any.
-pub fn ioremap(pa: u64, len: usize) -> Option<*mut u8> {
+pub fn ioremap(pa: u64, len: usize) -> Option<usize> {
     map_phys(pa, len, Attrs::KERNEL_DEVICE)
 }
 
 /// As [`ioremap`], for memory that is not RAM of ours but behaves like it, not cached.
-pub fn ioremap_wc(pa: u64, len: usize) -> Option<*mut u8> {
+pub fn ioremap_wc(pa: u64, len: usize) -> Option<usize> {
     map_phys(pa, len, Attrs { mem: MemType::NonCacheable, ..Attrs::KERNEL_DATA })
 }
 
-fn map_phys(pa: u64, len: usize, attrs: Attrs) -> Option<*mut u8> {
+fn map_phys(pa: u64, len: usize, attrs: Attrs) -> Option<usize> {
     let offset = pa as usize & (PAGE_SIZE - 1);
     let bytes = mm_core::page_up(len.checked_add(offset)?)?;
     let at = {
@@ -61,12 +61,12 @@ fn map_phys(pa: u64, len: usize, attrs: Attrs) -> Option<*mut u8> {
         return None;
     }
     tlb::publish();
-    Some((at + offset) as *mut u8)
+    Some(at + offset)
 }
 
 /// Undoes [`ioremap`].
-pub fn iounmap(ptr: *mut u8) {
-    unmap(mm_core::page_down(ptr as usize));
+pub fn iounmap(addr: usize) {
+    unmap(mm_core::page_down(addr));
 }
 
 fn unmap(at: usize) {

@@ -152,7 +152,10 @@ pub fn resched(target: usize) {
 /// The reschedule interrupt. Interrupts masked.
 pub fn resched_interrupt() {
     let cpu = &CPUS[percpu::id()];
-    if cpu.leave_mm.swap(false, Ordering::AcqRel) {
+    // The request may be older than what the CPU runs by now: a space whose thread runs here stays.
+    if cpu.leave_mm.swap(false, Ordering::AcqRel)
+        && current().sched.mm.load(Ordering::Relaxed) != cpu.active_mm.load(Ordering::Relaxed)
+    {
         leave_mm();
     }
     cpu.unacknowledged.fetch_add(1, Ordering::Relaxed);
