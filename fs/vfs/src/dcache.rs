@@ -1,0 +1,264 @@
+//! The cache of names: (directory, name) to dentry, or to the knowledge that there is none.
+//!
+//! A fixed number of buckets, each under its own spin lock. An entry holds the full hash, the directory's identity and the
+//! name beside the dentry, so a look-up follows no pointer but the right entry's. Negative entries hold no dentry.
+//!
+//! The number of entries is bounded: beyond it each insertion moves a clock hand on over a few buckets and drops entries
+//! that were not used since its last visit and that nobody else refers to (a directory with cached children is referred to
+//! by them, so the cache is emptied from the leaves).
+//!
+//! Insertions and removals for a directory happen under that directory's lock; look-ups need only the bucket's.
+
+use crate::dentry::Dentry;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use sync::{LockClass, Once, SpinLock, rank};
+
+static CLASS: LockClass = LockClass::new("dcache bucket", rank::DCACHE);
+
+const BUCKETS: usize = 4096;
+/// Entries beyond which old ones are dropped.
+const LIMIT: usize = 32768;
+/// Buckets that one insertion beyond the limit looks at.
+const SWEEP: usize = 8;
+
+struct Entry {
+    hash: u64,
+    parent: u64,
+    name: Arc<[u8]>,
+    dentry: Option<Arc<Dentry>>,
+    used: bool,
+}
+
+type Bucket = SpinLock<Vec<Entry>>;
+
+struct Cache {
+    buckets: Box<[Bucket]>,
+    seed: u64,
+    count: AtomicUsize,
+    hand: AtomicUsize,
+}
+
+static CACHE: Once<Cache> = Once::new();
+
+const K: u64 = 0x9E37_79B9_7F4A_7C15;
+const LOW: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+const SLASHES: u64 = 0x2f2f_2f2f_2f2f_2f2f;
+
+fn cache() -> &'static Cache {
+    loop {
+        if let Some(c) = CACHE.get() {
+            return c;
+        }
+        let buckets = (0..BUCKETS).map(|_| SpinLock::new(&CLASS, Vec::new())).collect();
+        // A second one at the same time loses and is dropped; then the first is about to be ready.
+        drop(CACHE.set(Cache {
+            buckets,
+            seed: platform::random_u64(),
+            count: AtomicUsize::new(0),
+            hand: AtomicUsize::new(0),
+        }));
+        platform::relax();
+    }
+}
+
+/// A component of a path name: its length and its hash in a directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hashed {
+    pub len: usize,
+    hash: u64,
+}
+
+#[inline]
+fn mix(h: u64, w: u64) -> u64 {
+    let x = (h ^ w).wrapping_mul(K);
+    x ^ (x >> 29)
+}
+
+/// Hashes the component at the start of `text` (up to a slash or the end) as a name in the directory `parent`.
+#[inline]
+pub(crate) fn hash_component(parent: u64, text: &[u8]) -> Hashed {
+    let mut h = cache().seed ^ parent.wrapping_mul(K);
+    let mut len = 0;
+    let mut words = text.chunks_exact(8);
+    for chunk in words.by_ref() {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        let w = u64::from_le_bytes(word);
+        let x = w ^ SLASHES;
+        let found = x.wrapping_sub(LOW) & !x & HIGH;
+        if found != 0 {
+            let n = found.trailing_zeros() as usize / 8;
+            let last = w & ((1u64 << (8 * n)) - 1);
+            len += n;
+            return Hashed { len, hash: mix(mix(h, last), len as u64) };
+        }
+        h = mix(h, w);
+        len += 8;
+    }
+    let mut last = 0u64;
+    for (n, &b) in words.remainder().iter().enumerate() {
+        if b == b'/' {
+            break;
+        }
+        last |= u64::from(b) << (8 * n);
+        len += 1;
+    }
+    Hashed { len, hash: mix(mix(h, last), len as u64) }
+}
+
+fn hash_name(parent: u64, name: &[u8]) -> u64 {
+    hash_component(parent, name).hash
+}
+
+/// What the cache knows.
+#[derive(Debug)]
+pub(crate) enum Cached {
+    /// This dentry.
+    Found(Arc<Dentry>),
+    /// There is no such name.
+    Absent,
+    /// Nothing.
+    Unknown,
+}
+
+impl Cache {
+    #[inline]
+    fn bucket(&self, hash: u64) -> &Bucket {
+        &self.buckets[(hash >> 40) as usize % BUCKETS]
+    }
+
+    fn find(list: &[Entry], hash: u64, parent: u64, name: &[u8]) -> Option<usize> {
+        list.iter().position(|e| e.hash == hash && e.parent == parent && *e.name == *name)
+    }
+
+    fn sweep(&self) {
+        for _ in 0..SWEEP {
+            let at = self.hand.fetch_add(1, Ordering::Relaxed) % BUCKETS;
+            self.sweep_bucket(at, false);
+        }
+    }
+
+    /// Drops unused entries of one bucket; with `all`, also those used of late.
+    fn sweep_bucket(&self, at: usize, all: bool) -> usize {
+        let mut gone = Vec::new();
+        let mut list = self.buckets[at].lock();
+        let mut i = 0;
+        while i < list.len() {
+            let e = &mut list[i];
+            let free = e.dentry.as_ref().is_none_or(|d| Arc::strong_count(d) == 1 && !d.is_mountpoint());
+            if free && (all || !e.used) {
+                gone.push(list.swap_remove(i));
+            } else {
+                e.used = false;
+                i += 1;
+            }
+        }
+        drop(list);
+        self.count.fetch_sub(gone.len(), Ordering::Relaxed);
+        gone.len()
+    }
+}
+
+/// Looks `name` up in the directory with identity `parent`.
+#[inline]
+pub(crate) fn lookup(parent: u64, name: &[u8], hashed: Hashed) -> Cached {
+    let c = cache();
+    let mut list = c.bucket(hashed.hash).lock();
+    for e in list.iter_mut() {
+        if e.hash == hashed.hash && e.parent == parent && *e.name == *name {
+            if !e.used {
+                e.used = true;
+            }
+            return match &e.dentry {
+                Some(d) => Cached::Found(d.clone()),
+                None => Cached::Absent,
+            };
+        }
+    }
+    Cached::Unknown
+}
+
+/// As [`lookup`], for a name alone.
+pub(crate) fn lookup_name(parent: u64, name: &[u8]) -> Cached {
+    lookup(parent, name, hash_component(parent, name))
+}
+
+/// Notes that `name` in `parent` is `dentry` (or nothing). The caller holds the directory's lock.
+pub(crate) fn insert(parent: u64, name: Arc<[u8]>, dentry: Option<Arc<Dentry>>) {
+    let c = cache();
+    let hash = hash_name(parent, &name);
+    let mut list = c.bucket(hash).lock();
+    let old = match Cache::find(&list, hash, parent, &name) {
+        Some(i) => core::mem::replace(&mut list[i].dentry, dentry),
+        None => {
+            list.push(Entry { hash, parent, name, dentry, used: true });
+            c.count.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    };
+    drop(list);
+    drop(old);
+    if c.count.load(Ordering::Relaxed) > LIMIT {
+        c.sweep();
+    }
+}
+
+/// Drops every entry of the superblock `sb`, which is being unmounted.
+pub(crate) fn purge(sb: u64) {
+    let c = cache();
+    for bucket in &c.buckets {
+        let mut gone = Vec::new();
+        let mut list = bucket.lock();
+        let mut i = 0;
+        while i < list.len() {
+            if list[i].dentry.as_ref().is_some_and(|d| d.sb == sb) {
+                gone.push(list.swap_remove(i));
+            } else {
+                i += 1;
+            }
+        }
+        drop(list);
+        c.count.fetch_sub(gone.len(), Ordering::Relaxed);
+    }
+}
+
+/// Drops every entry that nobody uses, as under memory pressure; returns how many went.
+pub fn prune() -> usize {
+    let c = cache();
+    let mut total = 0;
+    loop {
+        let n: usize = (0..BUCKETS).map(|b| c.sweep_bucket(b, true)).sum();
+        total += n;
+        // Dropping leaves frees their parents for the next round.
+        if n == 0 {
+            return total;
+        }
+    }
+}
+
+/// How many entries there are.
+pub fn size() -> usize {
+    cache().count.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{hash_component, hash_name};
+
+    #[test]
+    fn a_component_hashes_alike_wherever_it_stands() {
+        for name in ["a", "abcdefg", "abcdefgh", "abcdefghi", "a-rather-long-name-of-many-words"] {
+            for tail in ["", "/", "/x", "/yyyyyyyyyyyyyyyy"] {
+                let h = hash_component(7, format!("{name}{tail}").as_bytes());
+                assert_eq!(h.len, name.len());
+                assert_eq!(h.hash, hash_name(7, name.as_bytes()));
+            }
+            assert_ne!(hash_name(7, name.as_bytes()), hash_name(8, name.as_bytes()));
+        }
+        assert_ne!(hash_name(1, b"a"), hash_name(1, b"a\0"));
+    }
+}

@@ -1,0 +1,559 @@
+//! Open files.
+//!
+//! [`OpenFile`] is what descriptors refer to (POSIX's open file description): flags, a position, and what was opened: an
+//! inode at a path, or an object of its own ([`File`]: a pipe, a terminal, a device, a generated file of `/proc`), or both.
+//!
+//! Reads and writes that use the position hold its lock, so that two threads never get the same bytes; streams
+//! (objects that are not [`File::positioned`]) have none and take no lock.
+
+use crate::attr::{Attr, FileType, SetAttr};
+use crate::inode::{DirEntry, Inode, Mappable};
+use crate::mount::{MountFlags, Path};
+use crate::{MAX_OFFSET, locks, perm};
+use abi::{Errno, Result, linux};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use platform::{Page, ReadSink, WriteSource};
+use sync::{LockClass, Mutex, WaitQueue, rank};
+
+static POS: LockClass = LockClass::new("file position", rank::FILES + 10);
+
+/// What is asked for or ready (`POLL*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollEvents(pub u32);
+
+impl PollEvents {
+    /// Nothing.
+    pub const NONE: PollEvents = PollEvents(0);
+    /// Readable.
+    pub const IN: PollEvents = PollEvents(0x41);
+    /// Urgent data.
+    pub const PRI: PollEvents = PollEvents(2);
+    /// Writable.
+    pub const OUT: PollEvents = PollEvents(0x104);
+    /// An error is pending.
+    pub const ERR: PollEvents = PollEvents(8);
+    /// The other side is gone.
+    pub const HUP: PollEvents = PollEvents(0x10);
+    /// No such descriptor.
+    pub const NVAL: PollEvents = PollEvents(0x20);
+    /// The other side will not write any more.
+    pub const RDHUP: PollEvents = PollEvents(0x2000);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: PollEvents) -> PollEvents {
+        PollEvents(self.0 | other.0)
+    }
+
+    /// `self` if `condition` holds, nothing otherwise.
+    #[must_use]
+    pub const fn when(self, condition: bool) -> PollEvents {
+        if condition { self } else { PollEvents(0) }
+    }
+
+    /// Whether they have anything in common.
+    pub const fn intersects(self, other: PollEvents) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Who polls: collects the queues whose wake-ups may change what [`File::poll`] says.
+pub trait Poller {
+    /// Watches `queue`, from before the caller looks at its state.
+    fn register(&mut self, queue: &Arc<WaitQueue>);
+}
+
+/// The circumstances of one read or write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Io {
+    /// Where; meaningless for streams.
+    pub offset: u64,
+    /// Return `EAGAIN` instead of sleeping.
+    pub nonblock: bool,
+}
+
+/// What mapping an object means.
+pub enum Mapping {
+    /// Pages of this.
+    Object(Arc<dyn Mappable>),
+    /// Anonymous memory (`/dev/zero`).
+    Anonymous,
+}
+
+/// An open object with reads and writes of its own. Calls that sleep return `ERESTARTSYS` when a signal comes.
+pub trait File: Any + Send + Sync {
+    /// Reads what is there, at least a byte unless at the end.
+    fn read(&self, io: Io, sink: &mut dyn ReadSink) -> Result<usize> {
+        let _ = (io, sink);
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes.
+    fn write(&self, io: Io, source: &mut dyn WriteSource) -> Result<usize> {
+        let _ = (io, source);
+        Err(Errno::EINVAL)
+    }
+
+    /// Whether offsets mean something; otherwise seeking and positioned calls get `ESPIPE`.
+    fn positioned(&self) -> bool {
+        false
+    }
+
+    /// For positioned objects: the size, where `SEEK_END` counts from.
+    fn size(&self) -> Result<u64> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Device control. `arg` is the caller's third argument as it is.
+    fn ioctl(&self, file: &OpenFile, cmd: u32, arg: u64) -> Result<i64> {
+        let _ = (file, cmd, arg);
+        Err(Errno::ENOTTY)
+    }
+
+    /// What is ready. With a poller, first registers every queue that is woken when this changes.
+    fn poll(&self, poller: Option<&mut dyn Poller>) -> PollEvents {
+        let _ = poller;
+        PollEvents::IN.and(PollEvents::OUT)
+    }
+
+    /// What a mapping of it maps.
+    fn mmap(&self, file: &OpenFile) -> Result<Mapping> {
+        let _ = file;
+        Err(Errno::ENODEV)
+    }
+
+    /// Makes it durable.
+    fn fsync(&self) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Attributes of an object that has no inode.
+    fn getattr(&self) -> Result<Attr> {
+        Err(Errno::EBADF)
+    }
+
+    /// What `/proc/PID/fd` shows for an object without a path, as `pipe:[7]`.
+    fn name(&self) -> Vec<u8> {
+        b"anon_inode:[unknown]".to_vec()
+    }
+
+    /// The last descriptor of the open file is gone.
+    fn release(&self, file: &OpenFile) {
+        let _ = file;
+    }
+}
+
+impl core::fmt::Debug for dyn File {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("file object")
+    }
+}
+
+/// The status flags that `F_SETFL` changes.
+pub const SETTABLE: u32 = linux::O_APPEND | linux::O_NONBLOCK | linux::O_DIRECT | linux::O_NOATIME | linux::FASYNC;
+
+/// An open file description.
+#[derive(Debug)]
+pub struct OpenFile {
+    path: Option<Path>,
+    object: Option<Arc<dyn File>>,
+    flags: AtomicU32,
+    /// Whether the opener may keep set-id bits over a write (`CAP_FSETID`).
+    keeps_set_id: bool,
+    pos: Mutex<u64>,
+    /// Set once a lock was taken through it, so that closing looks for locks only then.
+    pub(crate) locked: AtomicBool,
+}
+
+impl OpenFile {
+    /// An object without a path.
+    pub fn anonymous(object: Arc<dyn File>, flags: u32) -> Arc<OpenFile> {
+        Self::build(None, Some(object), flags, true)
+    }
+
+    /// What is at `path`; `object` where reads and writes go to an object.
+    pub fn at(path: Path, object: Option<Arc<dyn File>>, flags: u32, keeps_set_id: bool) -> Arc<OpenFile> {
+        Self::build(Some(path), object, flags, keeps_set_id)
+    }
+
+    fn build(path: Option<Path>, object: Option<Arc<dyn File>>, flags: u32, keeps_set_id: bool) -> Arc<OpenFile> {
+        Arc::new(OpenFile {
+            path,
+            object,
+            flags: AtomicU32::new(flags),
+            keeps_set_id,
+            pos: Mutex::new(&POS, 0),
+            locked: AtomicBool::new(false),
+        })
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_ref()
+    }
+
+    /// The inode, unless it is a bare object.
+    pub fn inode(&self) -> Option<&Arc<dyn Inode>> {
+        self.path.as_ref().map(Path::inode)
+    }
+
+    /// The object, if there is one.
+    pub fn object(&self) -> Option<&Arc<dyn File>> {
+        self.object.as_ref()
+    }
+
+    /// The object as a `T`, if it is one.
+    pub fn object_as<T: File>(&self) -> Option<&T> {
+        let object: &dyn Any = &**self.object.as_ref()?;
+        object.downcast_ref()
+    }
+
+    /// `O_*` flags as `F_GETFL` shows them.
+    #[inline]
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Changes the settable flags.
+    pub fn set_flags(&self, flags: u32) {
+        let keep = self.flags() & !SETTABLE;
+        self.flags.store(keep | (flags & SETTABLE), Ordering::Relaxed);
+    }
+
+    /// Whether it was opened for reading.
+    #[inline]
+    pub fn readable(&self) -> bool {
+        let f = self.flags();
+        f & linux::O_ACCMODE != linux::O_WRONLY && f & linux::O_PATH == 0
+    }
+
+    /// Whether it was opened for writing.
+    #[inline]
+    pub fn writable(&self) -> bool {
+        let f = self.flags();
+        f & linux::O_ACCMODE != linux::O_RDONLY && f & linux::O_PATH == 0
+    }
+
+    /// Whether it only names a place (`O_PATH`).
+    #[inline]
+    pub fn is_path_only(&self) -> bool {
+        self.flags() & linux::O_PATH != 0
+    }
+
+    /// Whether reads and writes must not sleep.
+    #[inline]
+    pub fn nonblock(&self) -> bool {
+        self.flags() & linux::O_NONBLOCK != 0
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.path.as_ref().is_some_and(|p| p.dentry.kind() == FileType::Dir)
+    }
+
+    fn stream(&self) -> bool {
+        self.object.as_ref().is_some_and(|o| !o.positioned())
+    }
+
+    fn io(&self, offset: u64) -> Io {
+        Io { offset, nonblock: self.nonblock() }
+    }
+
+    /// Reads at the position.
+    #[inline]
+    pub fn read(&self, sink: &mut dyn ReadSink) -> Result<usize> {
+        if !self.readable() {
+            return Err(Errno::EBADF);
+        }
+        if let Some(o) = &self.object
+            && !o.positioned()
+        {
+            return o.read(self.io(0), sink);
+        }
+        let mut pos = self.pos.lock();
+        let n = self.read_at(*pos, sink)?;
+        *pos += n as u64;
+        Ok(n)
+    }
+
+    /// Writes at the position (or at the end, with `O_APPEND`).
+    #[inline]
+    pub fn write(&self, source: &mut dyn WriteSource) -> Result<usize> {
+        if !self.writable() {
+            return Err(Errno::EBADF);
+        }
+        if let Some(o) = &self.object
+            && !o.positioned()
+        {
+            return o.write(self.io(0), source);
+        }
+        let mut pos = self.pos.lock();
+        let (end, n) = self.write_at(*pos, source)?;
+        *pos = end;
+        Ok(n)
+    }
+
+    /// Reads at `offset`.
+    pub fn pread(&self, offset: u64, sink: &mut dyn ReadSink) -> Result<usize> {
+        if !self.readable() {
+            return Err(Errno::EBADF);
+        }
+        if self.stream() {
+            return Err(Errno::ESPIPE);
+        }
+        self.read_at(offset, sink)
+    }
+
+    /// Writes at `offset`. As in Linux, `O_APPEND` wins over the offset.
+    pub fn pwrite(&self, offset: u64, source: &mut dyn WriteSource) -> Result<usize> {
+        if !self.writable() {
+            return Err(Errno::EBADF);
+        }
+        if self.stream() {
+            return Err(Errno::ESPIPE);
+        }
+        self.write_at(offset, source).map(|(_, n)| n)
+    }
+
+    fn read_at(&self, offset: u64, sink: &mut dyn ReadSink) -> Result<usize> {
+        if offset > MAX_OFFSET {
+            return Err(Errno::EINVAL);
+        }
+        match (&self.object, &self.path) {
+            (Some(o), _) => o.read(self.io(offset), sink),
+            (None, Some(p)) if p.dentry.kind() == FileType::Dir => Err(Errno::EISDIR),
+            (None, Some(p)) => p.inode().read_at(offset, sink),
+            (None, None) => Err(Errno::EBADF),
+        }
+    }
+
+    fn write_at(&self, offset: u64, source: &mut dyn WriteSource) -> Result<(u64, usize)> {
+        if offset > MAX_OFFSET {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(o) = &self.object {
+            return o.write(self.io(offset), source).map(|n| (offset + n as u64, n));
+        }
+        let inode = self.inode().ok_or(Errno::EBADF)?;
+        let meta = inode.meta();
+        if meta.mode() & (crate::attr::S_ISUID | crate::attr::S_ISGID) != 0 && !self.keeps_set_id {
+            let mode = perm::without_set_id(meta.mode());
+            inode.setattr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+        }
+        let at = (self.flags() & linux::O_APPEND == 0).then_some(offset);
+        let done = inode.write_at(at, source)?;
+        if self.flags() & linux::O_DSYNC != 0 {
+            inode.fsync(self.flags() & linux::O_SYNC != linux::O_SYNC)?;
+        }
+        Ok(done)
+    }
+
+    /// `lseek(2)`.
+    pub fn seek(&self, offset: i64, whence: u32) -> Result<u64> {
+        if self.is_path_only() {
+            return Err(Errno::EBADF);
+        }
+        if self.stream() {
+            return Err(Errno::ESPIPE);
+        }
+        let mut pos = self.pos.lock();
+        let to = match whence {
+            linux::SEEK_SET => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+            linux::SEEK_CUR => pos.checked_add_signed(offset).ok_or(Errno::EINVAL)?,
+            linux::SEEK_END => self.size()?.checked_add_signed(offset).ok_or(Errno::EINVAL)?,
+            linux::SEEK_DATA | linux::SEEK_HOLE => {
+                let from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+                self.inode().ok_or(Errno::EINVAL)?.seek_data(from, whence == linux::SEEK_HOLE)?
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        if to > MAX_OFFSET {
+            return Err(if whence == linux::SEEK_CUR { Errno::EOVERFLOW } else { Errno::EINVAL });
+        }
+        *pos = to;
+        Ok(to)
+    }
+
+    /// The position.
+    pub fn position(&self) -> u64 {
+        *self.pos.lock()
+    }
+
+    /// Runs `f` on the position, which it may move, holding its lock (`sendfile`, `splice`).
+    pub fn with_position<R>(&self, f: impl FnOnce(&mut u64) -> R) -> R {
+        f(&mut self.pos.lock())
+    }
+
+    fn size(&self) -> Result<u64> {
+        match (&self.object, &self.path) {
+            (Some(o), _) => o.size(),
+            (None, Some(p)) if p.dentry.kind() == FileType::Dir => Ok(MAX_OFFSET),
+            (None, Some(p)) => Ok(p.inode().len()),
+            (None, None) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Attributes.
+    pub fn getattr(&self) -> Result<Attr> {
+        match (&self.path, &self.object) {
+            (Some(p), _) => p.inode().getattr(),
+            (None, Some(o)) => o.getattr(),
+            (None, None) => Err(Errno::EBADF),
+        }
+    }
+
+    /// What is ready.
+    pub fn poll(&self, poller: Option<&mut dyn Poller>) -> PollEvents {
+        match &self.object {
+            Some(o) => o.poll(poller),
+            None => PollEvents::IN.and(PollEvents::OUT),
+        }
+    }
+
+    /// Device control.
+    pub fn ioctl(&self, cmd: u32, arg: u64) -> Result<i64> {
+        match &self.object {
+            Some(o) => o.ioctl(self, cmd, arg),
+            None => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// What a mapping of this file maps. Access modes are checked by the caller of `mmap`.
+    pub fn mapping(self: &Arc<Self>) -> Result<Mapping> {
+        match &self.object {
+            Some(o) => o.mmap(self),
+            None => match self.inode().map(|i| i.meta().kind) {
+                Some(FileType::Regular) => Ok(Mapping::Object(self.clone())),
+                _ => Err(Errno::ENODEV),
+            },
+        }
+    }
+
+    /// Makes content (and, unless `data_only`, attributes) durable.
+    pub fn fsync(&self, data_only: bool) -> Result<()> {
+        if self.is_path_only() {
+            return Err(Errno::EBADF);
+        }
+        match (&self.object, self.inode()) {
+            (Some(o), _) => o.fsync(),
+            (None, Some(i)) => i.fsync(data_only),
+            (None, None) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// `ftruncate(2)`.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        if !self.writable() {
+            return Err(Errno::EINVAL);
+        }
+        let inode = self.inode().ok_or(Errno::EINVAL)?;
+        if inode.meta().kind != FileType::Regular || self.object.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        inode.setattr(&SetAttr { size: Some(size), ..SetAttr::default() })
+    }
+
+    /// `fallocate(2)`.
+    pub fn fallocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+        if !self.writable() {
+            return Err(Errno::EBADF);
+        }
+        if self.object.is_some() {
+            return Err(if self.stream() { Errno::ESPIPE } else { Errno::ENODEV });
+        }
+        let inode = self.inode().ok_or(Errno::ENODEV)?;
+        match inode.meta().kind {
+            FileType::Regular => inode.fallocate(mode, offset, len),
+            FileType::Dir => Err(Errno::EISDIR),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+
+    /// `getdents64(2)`: hands out entries from the position on until `emit` returns false.
+    pub fn readdir(&self, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        let Some(path) = self.path.as_ref() else { return Err(Errno::ENOTDIR) };
+        if !self.readable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        let mut pos = self.pos.lock();
+        if path.dentry.is_dead() {
+            return Err(Errno::ENOENT);
+        }
+        for (cookie, name) in [(0, &b"."[..]), (1, b"..")] {
+            if *pos > cookie {
+                continue;
+            }
+            let at = if cookie == 0 { path.clone() } else { path.parent(&Path::root_of(&path.mount)) };
+            let ino = at.inode().meta().ino;
+            if !emit(DirEntry { ino, kind: FileType::Dir, name, next: cookie + 1 }) {
+                return Ok(());
+            }
+            *pos = cookie + 1;
+        }
+        let from = *pos;
+        path.inode().readdir(from, &mut |e| {
+            let next = e.next;
+            let more = emit(e);
+            if more {
+                *pos = next;
+            }
+            more
+        })
+    }
+
+    /// Whether device files and set-id bits on it are to be ignored, and so on.
+    pub fn mount_flags(&self) -> MountFlags {
+        self.path.as_ref().map_or(MountFlags(0), |p| p.mount.flags())
+    }
+
+    /// What `/proc/PID/fd` shows, as seen from `root`.
+    pub fn display(&self, root: Option<&Path>) -> Vec<u8> {
+        match (&self.path, &self.object) {
+            (Some(p), _) => p.render(root),
+            (None, Some(o)) => o.name(),
+            (None, None) => Vec::new(),
+        }
+    }
+}
+
+impl Mappable for OpenFile {
+    fn page_for(&self, index: u64, write: bool) -> Result<Page> {
+        self.inode().ok_or(Errno::ENODEV)?.page_for(index, write)
+    }
+
+    fn len(&self) -> u64 {
+        self.inode().map_or(0, |i| i.len())
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        self.inode().map_or((0, 0), |i| (i.meta().dev, i.meta().ino))
+    }
+
+    fn name(&self) -> Vec<u8> {
+        self.display(None)
+    }
+
+    fn may_write_shared(&self) -> bool {
+        self.writable()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if *self.locked.get_mut() {
+            locks::release_file(self);
+        }
+        if let Some(o) = &self.object {
+            o.release(self);
+        }
+        if let Some(i) = self.inode() {
+            i.release(self);
+        }
+    }
+}

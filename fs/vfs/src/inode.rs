@@ -1,0 +1,262 @@
+//! What a file system implements.
+//!
+//! All methods are internally synchronised. The VFS additionally holds the directory's dentry lock around everything that
+//! changes a directory, and the rename lock around renames between directories, so a file system sees at most one change
+//! of a directory at a time; `lookup`, `readdir` and data calls come in parallel. Permissions, read-only mounts, sticky
+//! bits and mount points are the VFS's business.
+//!
+//! Context: threads that may sleep. Sinks and sources may fault on user memory and come back in through
+//! [`Mappable::page_for`], which therefore takes no lock that `read_at` and `write_at` hold over a copy.
+
+use crate::attr::{Attr, Meta, NewInode, SetAttr, Statfs};
+use crate::file::{File, OpenFile};
+use crate::mount::Path;
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use platform::{Page, ReadSink, WriteSource};
+
+/// Something whose pages can be mapped.
+pub trait Mappable: Send + Sync {
+    /// The page number `index` (in pages from the start), counted for the caller. With `write` the page is about to be
+    /// changed through a shared mapping: holes are filled and space is charged. Errors: `EFAULT` beyond the end (the
+    /// program gets SIGBUS), `ENOSPC`, `EIO` (SIGBUS too), `ENOMEM`. Called with an address space's lock held.
+    fn page_for(&self, index: u64, write: bool) -> Result<Page> {
+        let _ = (index, write);
+        Err(Errno::ENODEV)
+    }
+
+    /// The length in bytes.
+    fn len(&self) -> u64 {
+        0
+    }
+
+    /// Whether there is nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Device and inode number, for `/proc/PID/maps`.
+    fn identity(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    /// The path or another name, for `/proc/PID/maps`.
+    fn name(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Whether writable shared mappings are allowed (the file was opened for writing).
+    fn may_write_shared(&self) -> bool {
+        true
+    }
+}
+
+/// Flags of `renameat2`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RenameFlags {
+    /// `EEXIST` if the new name exists.
+    pub noreplace: bool,
+    /// Exchange the two.
+    pub exchange: bool,
+}
+
+/// One directory entry, as `readdir` hands it out.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    /// Inode number.
+    pub ino: u64,
+    /// Type.
+    pub kind: crate::FileType,
+    /// Name.
+    pub name: &'a [u8],
+    /// The cookie with which the next call continues behind this entry.
+    pub next: u64,
+}
+
+/// Where a symbolic link leads.
+#[derive(Debug)]
+pub enum Link {
+    /// To this path name.
+    Text(Vec<u8>),
+    /// Straight to this place (the links in `/proc/PID`), whatever the text says.
+    Jump(Path),
+}
+
+/// A file, directory, link or special file of some file system.
+pub trait Inode: Mappable + Any + Send + Sync {
+    /// The part that path walks read.
+    fn meta(&self) -> &Meta;
+
+    /// All attributes.
+    fn getattr(&self) -> Result<Attr>;
+
+    /// Changes attributes. Permissions are checked by the caller.
+    fn setattr(&self, set: &SetAttr) -> Result<()> {
+        let _ = set;
+        Err(Errno::EPERM)
+    }
+
+    /// The child `name`; `ENOENT` if there is none.
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let _ = name;
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Creates the child `name`; `EEXIST` if there is one.
+    fn create(&self, name: &[u8], new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
+        let _ = (name, new);
+        Err(Errno::EPERM)
+    }
+
+    /// An unnamed regular file in this directory's file system (`O_TMPFILE`).
+    fn tmpfile(&self, new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
+        let _ = new;
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives `target`, of the same file system and no directory, the further name `name`.
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
+        let _ = (name, target);
+        Err(Errno::EPERM)
+    }
+
+    /// Removes the name of something other than a directory.
+    fn unlink(&self, name: &[u8]) -> Result<()> {
+        let _ = name;
+        Err(Errno::EPERM)
+    }
+
+    /// Removes an empty directory; `ENOTEMPTY` otherwise.
+    fn rmdir(&self, name: &[u8]) -> Result<()> {
+        let _ = name;
+        Err(Errno::EPERM)
+    }
+
+    /// Moves `old` of this directory to `new` of `new_dir` (of the same file system), replacing what is there (a
+    /// directory only if empty: `ENOTEMPTY`). That no directory moves into itself is checked by the caller.
+    fn rename(&self, old: &[u8], new_dir: &Arc<dyn Inode>, new: &[u8], flags: RenameFlags) -> Result<()> {
+        let _ = (old, new_dir, new, flags);
+        Err(Errno::EPERM)
+    }
+
+    /// Calls `emit` for the entries from `cookie` on until it returns false. Cookies 0 and 1 stand for `.` and `..`, which
+    /// the VFS adds, so `cookie` is at least 2. An entry that exists all the while is seen exactly once.
+    fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        let _ = (cookie, emit);
+        Err(Errno::ENOTDIR)
+    }
+
+    /// The text of a symbolic link.
+    fn readlink(&self) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Where a walk continues at this symbolic link.
+    fn follow(&self) -> Result<Link> {
+        self.readlink().map(Link::Text)
+    }
+
+    /// Reads from `offset` until `sink` is full or the file ends.
+    fn read_at(&self, offset: u64, sink: &mut dyn ReadSink) -> Result<usize> {
+        let _ = (offset, sink);
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at `offset`, or at the end where that is `None` (atomically with other writes); returns the offset behind
+    /// what was written and how much that is. A short count means that space ran out or the source faulted midway.
+    fn write_at(&self, offset: Option<u64>, source: &mut dyn WriteSource) -> Result<(u64, usize)> {
+        let _ = (offset, source);
+        Err(Errno::EINVAL)
+    }
+
+    /// `fallocate(2)`; `mode` holds `FALLOC_FL_*`.
+    fn fallocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+        let _ = (mode, offset, len);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The first offset from `offset` on that is data (or, with `hole`, that is none); `ENXIO` beyond the end.
+    fn seek_data(&self, offset: u64, hole: bool) -> Result<u64> {
+        let size = self.len();
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        Ok(if hole { size } else { offset })
+    }
+
+    /// Makes the content (with `data_only`, not all attributes) durable; reports earlier write errors.
+    fn fsync(&self, data_only: bool) -> Result<()> {
+        let _ = data_only;
+        Ok(())
+    }
+
+    /// The value of an extended attribute; `ENODATA` if there is none.
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        let _ = name;
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Sets (`XATTR_CREATE`: 1, only anew; `XATTR_REPLACE`: 2, only over an old one) or, with `None`, removes one.
+    fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, flags: u32) -> Result<()> {
+        let _ = (name, value, flags);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The names of all, each followed by a NUL.
+    fn list_xattr(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// An object of its own for an open file, where reading and writing mean something else than bytes of the inode
+    /// (devices, files of `/proc`). `None`: the inode's own calls serve.
+    fn open(&self, flags: u32) -> Result<Option<Arc<dyn File>>> {
+        let _ = flags;
+        Ok(None)
+    }
+
+    /// The last descriptor of an open file is gone.
+    fn release(&self, file: &OpenFile) {
+        let _ = file;
+    }
+}
+
+impl core::fmt::Debug for dyn Inode {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let m = self.meta();
+        write!(f, "inode {}:{} {:?}", m.dev, m.ino, m.kind)
+    }
+}
+
+/// A mounted file system.
+pub trait FileSystem: Send + Sync {
+    /// Its type's name, as `/proc/filesystems` has it.
+    fn name(&self) -> &'static str;
+
+    /// The root directory.
+    fn root(&self) -> Result<Arc<dyn Inode>>;
+
+    /// Sizes.
+    fn statfs(&self) -> Result<Statfs>;
+
+    /// Writes everything back.
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether names may be cached. Not where they come and go by themselves (`/proc`).
+    fn cache_names(&self) -> bool {
+        true
+    }
+
+    /// Whether nothing can ever be written.
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    /// Options to show in `/proc/mounts`, each preceded by a comma.
+    fn options(&self) -> alloc::string::String {
+        alloc::string::String::new()
+    }
+}
