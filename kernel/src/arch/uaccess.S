@@ -4,6 +4,8 @@
 //
 // usize uaccess_from(dst, src_user, len), usize uaccess_to(dst_user, src, len), usize uaccess_clear(dst_user, len):
 // return the number of bytes NOT copied.
+    // The flags of the crate do not reach a module of assembly when it is compiled apart (thin LTO).
+    .arch armv8.2-a+lse+pan+crc
 
     .macro  ex from, to
     .pushsection .ex_table, "a"
