@@ -12,6 +12,8 @@ mod arch;
 #[cfg(target_os = "none")]
 mod drivers;
 #[cfg(target_os = "none")]
+mod exec;
+#[cfg(target_os = "none")]
 mod futex;
 #[cfg(target_os = "none")]
 #[macro_use]

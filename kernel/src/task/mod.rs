@@ -10,6 +10,7 @@ pub struct Thread {
     pub arch: ThreadContext,
     /// Scheduler state.
     pub sched: SchedState,
+    stack: Option<crate::mm::KernelStack>,
 }
 /// Placeholder.
 pub mod signal {
@@ -23,12 +24,16 @@ pub mod signal {
 impl Thread {
     /// Placeholder.
     pub fn stack_top(&self) -> usize {
-        0
+        self.stack.as_ref().map_or(0, |s| s.top())
     }
 }
 /// Placeholder.
 pub fn kernel_thread_for_boot(_cpu: usize) -> alloc::sync::Arc<Thread> {
-    alloc::sync::Arc::new(Thread { arch: ThreadContext::boot(), sched: SchedState::new() })
+    alloc::sync::Arc::new(Thread {
+        arch: ThreadContext::boot(),
+        sched: SchedState::new(),
+        stack: crate::mm::KernelStack::new(),
+    })
 }
 /// Placeholder.
 pub fn start_init() -> ! {
