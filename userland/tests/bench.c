@@ -70,7 +70,7 @@ static double per_round(void (*f)(long n), long most) {
 }
 
 // ---- calls --------------------------------------------------------------------------------------------------------
-static int fd_a, fd_b;
+static int fd_a;
 static void do_getppid(long n) { while (n--) syscall(SYS_getppid); }
 static void do_read(long n) { char c; while (n--) if (pread(fd_a, &c, 1, 0) != 1) die("pread"); }
 static void do_write(long n) { char c = 0; while (n--) if (pwrite(fd_a, &c, 1, 0) != 1) die("pwrite"); }
