@@ -1,280 +1,268 @@
-//! The flattened device tree (Devicetree Specification 0.4, chapter 5), read in place without allocation.
+//! A reader for flattened device trees (Devicetree Specification 0.4, chapter 5) that needs no memory of its own.
 //!
-//! Every offset and length is checked against the blob; a damaged tree reads as one that ends early, and depth and token
-//! counts are bounded by the blob's length, so nothing loops.
+//! **Idea.** [`Fdt::new`] walks the whole structure block once and refuses a blob that is not well formed: tokens out
+//! of place, names without end, properties or string offsets that leave their block, nesting beyond [`MAX_DEPTH`],
+//! a missing end. After that every reader may rely on the shape; they still read through checked accessors, so a
+//! mistake in the check would show as a missing node, never as a panic or an endless loop.
+//!
+//! **Inheritance.** `reg` is laid out by the *parent's* `#address-cells` and `#size-cells`, and `interrupts` belongs to
+//! an inherited `interrupt-parent`. A [`Node`] carries these three numbers, taken from its parents while walking down.
+//! Addresses below a bus are the bus's own; [`Walk::translate`] takes them up through each parent's `ranges`.
+//!
+//! **Cost.** A property is found by a linear search in its node, a child by skipping the nodes before it. [`Walk`] sees
+//! the tree once, front to back; code that wants many things should use it and not many searches.
+//!
+//! Not done: versions before 16 (older than arm64), writing, overlays, `dma-ranges`, interrupt maps of PCI hosts.
 
-/// Why a blob is no device tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FdtError {
-    /// Shorter than a header, or than its own size.
-    Truncated,
-    /// The magic number is wrong.
-    BadMagic,
-    /// A version that readers of version 17 cannot read.
-    BadVersion,
-    /// A block lies outside the blob.
-    BadLayout,
-}
+mod node;
+mod walk;
 
-const MAGIC: u32 = 0xd00d_feed;
+pub use node::{Children, Interrupt, InterruptKind, Node, Property, Reg, RegIter};
+pub use walk::Walk;
+pub(crate) use walk::pairs_for_children;
+
+/// Deepest nesting of nodes that is accepted. Real trees have about 6.
+pub const MAX_DEPTH: usize = 32;
+
+/// The first word of every blob, big endian.
+pub const MAGIC: u32 = 0xd00d_feed;
+/// Length in bytes of the version 17 header.
+pub const HEADER_LEN: usize = 40;
+
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
 const PROP: u32 = 3;
 const NOP: u32 = 4;
+const END: u32 = 9;
 
-/// The deepest nesting that is looked at.
-pub const MAX_DEPTH: usize = 16;
+/// Why a blob was refused. Offsets count from the start of the structure block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdtError {
+    /// Shorter than a header, or than the `totalsize` in it.
+    Truncated,
+    /// The first word is not [`MAGIC`].
+    BadMagic(u32),
+    /// Neither version 16 nor 17, nor compatible with them.
+    BadVersion(u32),
+    /// A block's offset or size in the header leaves the blob, or is misaligned.
+    BadHeader,
+    /// The memory reservation block has no terminating entry.
+    ReservationsUnterminated,
+    /// A token that is unknown or out of place.
+    BadToken(usize),
+    /// A node's name that has no end or is not UTF-8.
+    BadName(usize),
+    /// A property whose value or name lies outside its block.
+    BadProperty(usize),
+    /// Nodes nested deeper than [`MAX_DEPTH`].
+    TooDeep(usize),
+}
 
-/// A device tree.
-#[derive(Clone, Copy, Debug)]
+impl core::fmt::Display for FdtError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Truncated => write!(f, "device tree: truncated"),
+            Self::BadMagic(magic) => write!(f, "device tree: bad magic {magic:#010x}"),
+            Self::BadVersion(version) => write!(f, "device tree: version {version} is not readable"),
+            Self::BadHeader => write!(f, "device tree: header points outside the blob"),
+            Self::ReservationsUnterminated => write!(f, "device tree: memory reservations have no end"),
+            Self::BadToken(at) => write!(f, "device tree: bad token at structure offset {at:#x}"),
+            Self::BadName(at) => write!(f, "device tree: bad node name at structure offset {at:#x}"),
+            Self::BadProperty(at) => write!(f, "device tree: bad property at structure offset {at:#x}"),
+            Self::TooDeep(at) => write!(f, "device tree: nested too deep at structure offset {at:#x}"),
+        }
+    }
+}
+
+impl core::error::Error for FdtError {}
+
+/// A well-formed device tree blob.
+#[derive(Clone, Copy)]
 pub struct Fdt<'a> {
-    blob: &'a [u8],
     structure: &'a [u8],
     strings: &'a [u8],
-    reserve_at: usize,
+    reservations: &'a [u8],
+    total_size: usize,
+    boot_cpu: u32,
 }
 
-fn be32(b: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(b.get(at..at.checked_add(4)?)?.try_into().ok()?))
+/// One range of the memory reservation block; all of it is to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// Physical address of the first byte.
+    pub address: u64,
+    /// Length in bytes.
+    pub size: u64,
 }
 
-fn be64(b: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_be_bytes(b.get(at..at.checked_add(8)?)?.try_into().ok()?))
+pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_be_bytes(word.try_into().ok()?))
 }
 
-/// The bytes up to the first NUL.
-fn c_str(b: &[u8]) -> Option<&[u8]> {
-    Some(&b[..b.iter().position(|&c| c == 0)?])
+pub(crate) fn be64(bytes: &[u8], at: usize) -> Option<u64> {
+    let word = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_be_bytes(word.try_into().ok()?))
+}
+
+/// The `totalsize` that a blob's header claims, for a caller that has mapped only the header so far and must map the
+/// rest before [`Fdt::new`]. Checks the magic and that the size can hold a header; nothing else.
+pub fn claimed_size(header: &[u8]) -> Result<usize, FdtError> {
+    let magic = be32(header, 0).ok_or(FdtError::Truncated)?;
+    if magic != MAGIC {
+        return Err(FdtError::BadMagic(magic));
+    }
+    let size = be32(header, 4).ok_or(FdtError::Truncated)? as usize;
+    if size < HEADER_LEN { Err(FdtError::BadHeader) } else { Ok(size) }
 }
 
 impl<'a> Fdt<'a> {
-    /// Checks the header of the tree at the start of `bytes` (which may be longer than it).
+    /// Checks the blob at the start of `bytes` from end to end. `bytes` may be longer than the blob.
     pub fn new(bytes: &'a [u8]) -> Result<Self, FdtError> {
-        let word = |i: usize| be32(bytes, i * 4).ok_or(FdtError::Truncated);
-        if word(0)? != MAGIC {
-            return Err(FdtError::BadMagic);
+        let total_size = claimed_size(bytes)?;
+        let blob = bytes.get(..total_size).ok_or(FdtError::Truncated)?;
+        let field = |index: usize| be32(blob, index * 4).map(|v| v as usize).ok_or(FdtError::Truncated);
+        let (structure_at, strings_at, reservations_at) = (field(2)?, field(3)?, field(4)?);
+        let (version, compatible) = (field(5)?, field(6)?);
+        if version < 16 || compatible > 17 {
+            return Err(FdtError::BadVersion(version as u32));
         }
-        let total = word(1)? as usize;
-        let (structure_at, strings_at, reserve_at) = (word(2)? as usize, word(3)? as usize, word(4)? as usize);
-        let (version, compatible) = (word(5)?, word(6)?);
-        let (strings_len, structure_len) = (word(8)? as usize, word(9)? as usize);
-        if version < 17 || compatible > 17 {
-            return Err(FdtError::BadVersion);
+        if structure_at % 4 != 0 || reservations_at % 8 != 0 {
+            return Err(FdtError::BadHeader);
         }
-        let blob = bytes.get(..total).ok_or(FdtError::Truncated)?;
-        let part =
-            |at: usize, len: usize| at.checked_add(len).and_then(|end| blob.get(at..end)).ok_or(FdtError::BadLayout);
-        Ok(Fdt {
-            blob,
-            structure: part(structure_at, structure_len)?,
-            strings: part(strings_at, strings_len)?,
-            reserve_at,
-        })
-    }
-
-    /// The blob's length.
-    pub fn total_size(&self) -> usize {
-        self.blob.len()
-    }
-
-    /// The memory reservation block: (address, length).
-    pub fn reservations(&self) -> impl Iterator<Item = (u64, u64)> + 'a {
-        let (blob, mut at) = (self.blob, self.reserve_at);
-        core::iter::from_fn(move || {
-            let pair = (be64(blob, at)?, be64(blob, at.checked_add(8)?)?);
-            at = at.checked_add(16)?;
-            (pair != (0, 0)).then_some(pair)
-        })
-    }
-
-    /// Every node, in the tree's order, the root first.
-    pub fn nodes(&self) -> Nodes<'a> {
-        Nodes { fdt: *self, at: 0, depth: 0, cells: [(2, 1); MAX_DEPTH + 1] }
-    }
-
-    /// The first node for which `want` holds.
-    pub fn find(&self, mut want: impl FnMut(&Node<'a>) -> bool) -> Option<Node<'a>> {
-        self.nodes().find(|n| want(n))
-    }
-
-    /// The node at an absolute path (`/a/b@1`).
-    pub fn path(&self, path: &[u8]) -> Option<Node<'a>> {
-        let mut parts = path.split(|&c| c == b'/').filter(|p| !p.is_empty());
-        let mut wanted = parts.next();
-        let mut depth = 1;
-        for n in self.nodes() {
-            let w = wanted?;
-            if n.depth < depth && n.depth > 0 && depth > 1 {
-                return None;
-            }
-            if n.depth == depth && (n.name == w || n.base_name() == w) {
-                wanted = parts.next();
-                depth += 1;
-                if wanted.is_none() {
-                    return Some(n);
-                }
-            }
-        }
-        None
-    }
-
-    /// The node with this phandle.
-    pub fn by_phandle(&self, phandle: u32) -> Option<Node<'a>> {
-        self.find(|n| n.u32(b"phandle") == Some(phandle))
-    }
-}
-
-/// An iterator over nodes.
-#[derive(Debug)]
-pub struct Nodes<'a> {
-    fdt: Fdt<'a>,
-    at: usize,
-    depth: usize,
-    /// `#address-cells` and `#size-cells` that hold for children at each depth.
-    cells: [(u32, u32); MAX_DEPTH + 1],
-}
-
-/// One node.
-#[derive(Clone, Copy, Debug)]
-pub struct Node<'a> {
-    fdt: Fdt<'a>,
-    /// Its name with the unit address; empty for the root.
-    pub name: &'a [u8],
-    /// How deep it lies; the root is 0.
-    pub depth: usize,
-    body: usize,
-    cells: (u32, u32),
-}
-
-fn aligned(at: usize) -> usize {
-    at.saturating_add(3) & !3
-}
-
-/// A token of the structure block with the place after it.
-enum Token<'a> {
-    Begin(&'a [u8]),
-    End,
-    Prop(&'a [u8], &'a [u8]),
-}
-
-fn token<'a>(fdt: &Fdt<'a>, at: &mut usize) -> Option<Token<'a>> {
-    loop {
-        let t = be32(fdt.structure, *at)?;
-        *at += 4;
-        match t {
-            BEGIN_NODE => {
-                let name = c_str(fdt.structure.get(*at..)?)?;
-                *at = aligned(*at + name.len() + 1);
-                return Some(Token::Begin(name));
-            }
-            END_NODE => return Some(Token::End),
-            PROP => {
-                let len = be32(fdt.structure, *at)? as usize;
-                let name = c_str(fdt.strings.get(be32(fdt.structure, *at + 4)? as usize..)?)?;
-                let start = *at + 8;
-                let value = fdt.structure.get(start..start.checked_add(len)?)?;
-                *at = aligned(start + len);
-                return Some(Token::Prop(name, value));
-            }
-            NOP => {}
-            _ => return None,
-        }
-    }
-}
-
-impl<'a> Iterator for Nodes<'a> {
-    type Item = Node<'a>;
-
-    fn next(&mut self) -> Option<Node<'a>> {
-        loop {
-            match token(&self.fdt, &mut self.at)? {
-                Token::Begin(name) => {
-                    let depth = self.depth;
-                    self.depth += 1;
-                    if depth >= MAX_DEPTH {
-                        continue;
-                    }
-                    let cells = if depth == 0 { (2, 1) } else { self.cells[depth - 1] };
-                    let node = Node { fdt: self.fdt, name, depth, body: self.at, cells };
-                    self.cells[depth] =
-                        (node.u32(b"#address-cells").unwrap_or(2), node.u32(b"#size-cells").unwrap_or(1));
-                    return Some(node);
-                }
-                Token::End => self.depth = self.depth.checked_sub(1)?,
-                Token::Prop(..) => {}
-            }
-        }
-    }
-}
-
-impl<'a> Node<'a> {
-    /// Its name without the unit address.
-    pub fn base_name(&self) -> &'a [u8] {
-        self.name.split(|&c| c == b'@').next().unwrap_or(self.name)
-    }
-
-    /// Its properties.
-    pub fn properties(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + 'a {
-        let (fdt, mut at) = (self.fdt, self.body);
-        core::iter::from_fn(move || match token(&fdt, &mut at)? {
-            Token::Prop(name, value) => Some((name, value)),
-            _ => None,
-        })
-    }
-
-    /// A property's value.
-    pub fn property(&self, name: &[u8]) -> Option<&'a [u8]> {
-        self.properties().find(|(n, _)| *n == name).map(|(_, v)| v)
-    }
-
-    /// A property of one cell.
-    pub fn u32(&self, name: &[u8]) -> Option<u32> {
-        be32(self.property(name)?, 0)
-    }
-
-    /// A property of one or two cells, as a number.
-    pub fn number(&self, name: &[u8]) -> Option<u64> {
-        let v = self.property(name)?;
-        if v.len() >= 8 { be64(v, 0) } else { be32(v, 0).map(u64::from) }
-    }
-
-    /// A property that is a string.
-    pub fn string(&self, name: &[u8]) -> Option<&'a [u8]> {
-        c_str(self.property(name)?)
-    }
-
-    /// Whether it is marked as unusable.
-    pub fn is_disabled(&self) -> bool {
-        self.string(b"status").is_some_and(|s| s != b"okay" && s != b"ok")
-    }
-
-    /// Whether `name` is among its `compatible` strings.
-    pub fn is_compatible(&self, name: &[u8]) -> bool {
-        self.property(b"compatible").is_some_and(|v| v.split(|&c| c == 0).any(|s| s == name))
-    }
-
-    /// The `reg` property: (address, size), by the parent's cell counts.
-    pub fn reg(&self) -> impl Iterator<Item = (u64, u64)> + 'a {
-        let (address_cells, size_cells) = (self.cells.0 as usize, self.cells.1 as usize);
-        let value = self.property(b"reg").unwrap_or(&[]);
-        let entry = if address_cells <= 2 && size_cells <= 2 { (address_cells + size_cells) * 4 } else { 0 };
-        let number = move |b: &[u8]| b.iter().fold(0u64, |n, &c| n << 8 | c as u64);
-        value
-            .chunks_exact(entry.max(1))
-            .filter(move |_| entry != 0)
-            .map(move |c| (number(&c[..address_cells * 4]), number(&c[address_cells * 4..])))
-    }
-
-    /// Interrupt `index` for a GIC parent: (INTID, edge-triggered).
-    pub fn gic_interrupt(&self, index: usize) -> Option<(u32, bool)> {
-        let v = self.property(b"interrupts")?;
-        let at = index.checked_mul(12)?;
-        let (kind, number, flags) = (be32(v, at)?, be32(v, at + 4)?, be32(v, at + 8)?);
-        let base = match kind {
-            0 => 32,
-            1 => 16,
-            _ => return None,
+        let block =
+            |at: usize, len: usize| at.checked_add(len).and_then(|end| blob.get(at..end)).ok_or(FdtError::BadHeader);
+        let to_end = |at: usize| blob.get(at..).ok_or(FdtError::BadHeader);
+        let structure = if version >= 17 { block(structure_at, field(9)?)? } else { to_end(structure_at)? };
+        // What follows the last NUL cannot hold a name; without it, every name that starts inside also ends inside.
+        let strings = block(strings_at, field(8)?)?;
+        let names_end = strings.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
+        let fdt = Self {
+            structure,
+            strings: &strings[..names_end],
+            reservations: to_end(reservations_at)?,
+            total_size,
+            boot_cpu: field(7)? as u32,
         };
-        Some((number.checked_add(base)?, flags & 3 != 0))
+        if !fdt.reservations_end() {
+            return Err(FdtError::ReservationsUnterminated);
+        }
+        fdt.check_structure()?;
+        Ok(fdt)
+    }
+
+    /// Length of the whole blob in bytes, as its header says.
+    pub fn total_size(&self) -> usize {
+        self.total_size
+    }
+
+    /// `boot_cpuid_phys` of the header.
+    pub fn boot_cpu(&self) -> u32 {
+        self.boot_cpu
+    }
+
+    /// The ranges of the memory reservation block (`/memreserve/`).
+    pub fn reservations(&self) -> impl Iterator<Item = Reservation> + use<'a> {
+        let block = self.reservations;
+        (0..block.len() / 16)
+            .map_while(move |i| Some(Reservation { address: be64(block, i * 16)?, size: be64(block, i * 16 + 8)? }))
+            .take_while(|r| r.address != 0 || r.size != 0)
+    }
+
+    fn reservations_end(&self) -> bool {
+        self.reservations.chunks_exact(16).any(|entry| entry.iter().all(|byte| *byte == 0))
+    }
+
+    /// The root node.
+    pub fn root(&self) -> Node<'a> {
+        // A checked tree has a root; were it not so, this node would be empty.
+        let mut at = 0;
+        while self.token(at) == Some(NOP) {
+            at += 4;
+        }
+        Node::read(*self, at, node::Inherited::ROOT).unwrap_or(Node::empty(*self))
+    }
+
+    /// All nodes in the order of the blob: parents before children.
+    pub fn walk(&self) -> Walk<'a> {
+        Walk::new(self.root())
+    }
+
+    /// The first node compatible with any of `names`.
+    pub fn find_compatible(&self, names: &[&str]) -> Option<Node<'a>> {
+        self.walk().find(|node| node.is_compatible(names))
+    }
+
+    /// The node that `phandle` names.
+    pub fn find_phandle(&self, phandle: u32) -> Option<Node<'a>> {
+        self.walk().find(|node| node.phandle() == Some(phandle))
+    }
+
+    /// The node at an absolute path (`/soc/uart@9000000`), or one that starts with an alias (`serial0/child`). As in
+    /// Linux and libfdt a component without `@` also matches a node whose name continues with a unit address.
+    pub fn find_path(&self, path: &str) -> Option<Node<'a>> {
+        if let Some(rest) = path.strip_prefix('/') {
+            return self.descend(rest);
+        }
+        let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
+        let target = self.root().child("aliases")?.property(alias)?.as_str()?.strip_prefix('/')?;
+        rest.split('/').filter(|c| !c.is_empty()).try_fold(self.descend(target)?, |node, c| node.child(c))
+    }
+
+    fn descend(&self, path: &str) -> Option<Node<'a>> {
+        path.split('/').filter(|c| !c.is_empty()).try_fold(self.root(), |node, c| node.child(c))
+    }
+
+    fn token(&self, at: usize) -> Option<u32> {
+        be32(self.structure, at)
+    }
+
+    /// The NUL-terminated string in the structure block at `at`, and the offset of the next token.
+    fn name_at(&self, at: usize) -> Option<(&'a [u8], usize)> {
+        let rest = self.structure.get(at..)?;
+        let len = rest.iter().position(|byte| *byte == 0)?;
+        Some((&rest[..len], (at + len + 1).next_multiple_of(4)))
+    }
+
+    /// The property whose token is at `at`, and the offset of the next token.
+    fn property_at(&self, at: usize) -> Option<(Property<'a>, usize)> {
+        let len = be32(self.structure, at.checked_add(4)?)? as usize;
+        let name = self.strings.get(be32(self.structure, at.checked_add(8)?)? as usize..).filter(|s| !s.is_empty())?;
+        let start = at.checked_add(12)?;
+        let value = self.structure.get(start..start.checked_add(len)?)?;
+        Some((Property::new(name, value), (start + len).next_multiple_of(4)))
+    }
+
+    fn check_structure(&self) -> Result<(), FdtError> {
+        let (mut at, mut depth, mut seen_root) = (0, 0_usize, false);
+        loop {
+            let token = self.token(at).ok_or(FdtError::Truncated)?;
+            at = match token {
+                NOP => at + 4,
+                BEGIN_NODE if depth > 0 || !seen_root => {
+                    seen_root = true;
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        return Err(FdtError::TooDeep(at));
+                    }
+                    let (name, next) = self.name_at(at + 4).ok_or(FdtError::BadName(at))?;
+                    core::str::from_utf8(name).map_err(|_| FdtError::BadName(at))?;
+                    next
+                }
+                END_NODE if depth > 0 => {
+                    depth -= 1;
+                    at + 4
+                }
+                PROP if depth > 0 => self.property_at(at).ok_or(FdtError::BadProperty(at))?.1,
+                END if depth == 0 && seen_root => return Ok(()),
+                _ => return Err(FdtError::BadToken(at)),
+            };
+        }
+    }
+}
+
+impl core::fmt::Debug for Fdt<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Fdt").field("total_size", &self.total_size).finish_non_exhaustive()
     }
 }
