@@ -4,7 +4,7 @@ use crate::arch::{self, boot, context, gic, percpu, psci, smp, time, trap};
 use crate::drivers::{pl011, pl031};
 use crate::{machine, random, sched};
 use boot_formats::fdt::Fdt;
-use boot_formats::platform::{self, Gic, Platform, PsciConduit};
+use boot_formats::platform::{self, Conduit, Gic, Platform, Region};
 
 /// The boot CPU arrives here from boot.S: MMU on, in the high half, on the boot stack, interrupts masked.
 pub extern "C" fn kernel_main(dtb_phys: u64, image_phys: u64) -> ! {
@@ -14,7 +14,8 @@ pub extern "C" fn kernel_main(dtb_phys: u64, image_phys: u64) -> ! {
     let bytes = unsafe { core::slice::from_raw_parts(arch::mmu::phys_to_virt(dtb_phys) as *const u8, 0x20_0000) };
     let Ok(fdt) = Fdt::new(bytes) else { arch::halt() };
     let root = boot::ttbr1();
-    let Ok(found) = Platform::from_fdt(&fdt) else { arch::halt() };
+    let mut found = Platform::new();
+    let result = found.read_fdt(&fdt);
     if !arch::cpu::meets_minimum() {
         refuse_cpu(&found);
     }
@@ -26,32 +27,37 @@ pub extern "C" fn kernel_main(dtb_phys: u64, image_phys: u64) -> ! {
     boot::retire_identity_map();
     time::init();
     arch::cpu::init();
-    psci::init(found.psci.map(|c| match c {
-        PsciConduit::Hvc => psci::Conduit::Hvc,
-        PsciConduit::Smc => psci::Conduit::Smc,
-    }));
+    psci::init(psci_conduit(&found));
     if let Some(uart) = &found.uart {
         // SAFETY: mapped by early_main, for ever.
-        unsafe { pl011::init(boot::EARLY_UART as usize + (uart.base as usize & 0xfff)) };
+        unsafe { pl011::init(boot::EARLY_UART as usize + (uart.region.base as usize & 0xfff)) };
     }
     let p = machine::set_platform(found);
+    if let Err(why) = result {
+        error!("{why}");
+        stop("firmware describes no machine that can be used");
+    }
     start_machine(p, &fdt, dtb_phys)
+}
+
+fn psci_conduit(p: &Platform) -> Option<psci::Conduit> {
+    Some(match p.psci?.conduit {
+        Conduit::Hvc => psci::Conduit::Hvc,
+        Conduit::Smc => psci::Conduit::Smc,
+    })
 }
 
 /// The CPU lacks what the kernel is compiled for: say so with the plainest instructions, and stop.
 fn refuse_cpu(p: &Platform) -> ! {
     if let Some(uart) = &p.uart {
-        let data = boot::EARLY_UART + (uart.base & 0xfff);
+        let data = boot::EARLY_UART + (uart.region.base & 0xfff);
         for &b in b"\r\nBerth needs an Armv8.2 CPU (LSE atomics, PAN, CRC32; Neoverse N1 class). This one is older.\r\n"
         {
             // SAFETY: the data register of the console that early_main mapped.
             unsafe { (data as *mut u32).write_volatile(b as u32) };
         }
     }
-    psci::init(p.psci.map(|c| match c {
-        PsciConduit::Hvc => psci::Conduit::Hvc,
-        PsciConduit::Smc => psci::Conduit::Smc,
-    }));
+    psci::init(psci_conduit(p));
     psci::system_off();
     arch::halt()
 }
@@ -67,7 +73,10 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
         percpu::listed(),
         boot::image_phys()
     );
-    random::add_entropy(&p.rng_seed);
+    random::add_entropy(&p.chosen.rng_seed);
+    for problem in &p.problems {
+        warn!("device tree: {problem}");
+    }
     if let Err(why) = start_interrupts(p) {
         error!("interrupts: {why}");
         stop("no usable interrupt controller");
@@ -92,8 +101,8 @@ fn order_cpus(p: &Platform) {
     let me = crate::read_sysreg!("mpidr_el1") & percpu::MPIDR_MASK;
     let mut list = arrayvec::ArrayVec::<u64, { percpu::MAX_CPUS }>::new();
     list.push(me);
-    for &m in p.cpus.iter().filter(|&&m| m & percpu::MPIDR_MASK != me) {
-        let _ = list.try_push(m);
+    for cpu in p.cpus.iter().filter(|cpu| cpu.mpidr != me) {
+        let _ = list.try_push(cpu.mpidr);
     }
     percpu::init(&list);
 }
@@ -137,7 +146,7 @@ pub fn secondary_main(cpu: usize) -> ! {
 /// Reads the real-time clock, if there is one; without it the wall clock starts in 1970.
 fn set_wall_clock(p: &Platform) {
     let Some(rtc) = &p.rtc else { return };
-    if let Some(base) = crate::mm::ioremap(rtc.base, rtc.size as usize) {
+    if let Some(base) = crate::mm::ioremap(rtc.region.base, rtc.region.size as usize) {
         // SAFETY: just mapped, for ever.
         let seconds = unsafe { pl031::read_seconds(base) };
         crate::platform_impl::set_realtime(seconds as u64 * 1_000_000_000);
@@ -145,19 +154,19 @@ fn set_wall_clock(p: &Platform) {
 }
 
 fn start_interrupts(p: &Platform) -> Result<(), &'static str> {
-    let map = |(base, size): (u64, u64)| crate::mm::ioremap(base, size as usize).ok_or("no memory for device mappings");
+    let map = |r: &Region| crate::mm::ioremap(r.base, r.size as usize).ok_or("no memory for device mappings");
     let layout = match p.gic.as_ref().ok_or("firmware describes none")? {
-        Gic::V2 { dist, cpu } => gic::Layout::V2 { dist: map(*dist)?, cpu: map(*cpu)? },
-        Gic::V3 { dist, redists } => {
+        Gic::V2 { dist, cpu_if, .. } => gic::Layout::V2 { dist: map(dist)?, cpu: map(cpu_if)? },
+        Gic::V3 { dist, redists, .. } => {
             let mut regions = arrayvec::ArrayVec::new();
             for r in redists {
-                regions.push((map(*r)?, r.1 as usize));
+                regions.push((map(r)?, r.size as usize));
             }
-            gic::Layout::V3 { dist: map(*dist)?, redists: regions }
+            gic::Layout::V3 { dist: map(dist)?, redists: regions }
         }
     };
     // SAFETY: the registers are mapped for ever.
-    unsafe { gic::init(layout, p.timer_intid.unwrap_or(27)) }
+    unsafe { gic::init(layout, p.timer.map_or(27, |t| t.virt.intid)) }
 }
 
 fn reserve_and_init_memory(p: &Platform, fdt: &Fdt<'_>, dtb_phys: u64) {
@@ -165,8 +174,9 @@ fn reserve_and_init_memory(p: &Platform, fdt: &Fdt<'_>, dtb_phys: u64) {
     let page = |r: core::ops::Range<u64>| r.start & !0xfff..(r.end + 0xfff) & !0xfff;
     let image = boot::image_phys()..boot::image_phys() + boot::image_len();
     let dtb = dtb_phys..dtb_phys + fdt.total_size() as u64;
-    for r in [image, dtb].into_iter().chain(p.initrd.clone()).chain(p.reserved.iter().cloned()) {
+    for r in [image, dtb].into_iter().chain(p.chosen.initrd.iter().chain(&p.reserved).map(Region::range)) {
         let _ = reserved.try_push(page(r));
     }
-    crate::mm::init(&p.memory, &reserved);
+    let memory: arrayvec::ArrayVec<_, { platform::MAX_REGIONS }> = p.memory.iter().map(Region::range).collect();
+    crate::mm::init(&memory, &reserved);
 }

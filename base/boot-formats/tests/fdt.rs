@@ -131,14 +131,18 @@ fn what_no_kernel_can_do_without_is_named() {
 fn memory_is_sorted_merged_and_clipped() {
     let mut t = Tree::new();
     t.begin("").cells("#address-cells", &[2]).cells("#size-cells", &[2]);
-    let ranges = [0x9000, 0x1000, 0x1000, 0x1000, 0x3000, 0x1000, 0x2000, 0x1000, 0, 0, u64::MAX - 0xfff, 0x2000];
+    let ranges =
+        [0x9000, 0x1000, 0x1000, 0x1000, 0x3000, 0x1000, 0x2000, 0x1000, 0, 0, (1 << 48) - 0x1000, 0x2000, u64::MAX, 2];
     t.begin("memory").text("device_type", "memory").wide("reg", &ranges).end().end();
     let blob = t.finish();
     let mut p = Platform::new();
     assert_eq!(p.read_fdt(&Fdt::new(&blob).unwrap()), Err(PlatformError::NoCpus));
-    let want = [Region::new(0x1000, 0x3000), Region::new(0x9000, 0x1000), Region::new(u64::MAX - 0xfff, 0xfff)];
+    let want = [Region::new(0x1000, 0x3000), Region::new(0x9000, 0x1000), Region::new((1 << 48) - 0x1000, 0x1000)];
     assert_eq!(p.memory.as_slice(), want);
-    assert_eq!(p.problems.as_slice(), [Problem::BadMemory(0), Problem::BadMemory(u64::MAX - 0xfff)]);
+    assert_eq!(
+        p.problems.as_slice(),
+        [Problem::BadMemory(0), Problem::BadMemory((1 << 48) - 0x1000), Problem::BadMemory(u64::MAX)]
+    );
 }
 
 #[test]

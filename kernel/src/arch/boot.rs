@@ -83,10 +83,16 @@ extern "C" fn early_main(dtb: u64, image_phys: u64) -> Handover {
     // SAFETY: boot.S mapped 2 MiB behind `dtb`, the most that the protocol allows.
     let bytes = unsafe { core::slice::from_raw_parts(dtb as *const u8, 0x20_0000) };
     let Ok(fdt) = Fdt::new(bytes) else { early_fail(1) };
-    let Ok(platform) = Platform::from_fdt(&fdt) else { early_fail(2) };
+    // What is missing is told by kernel_main, which has a console; only memory is needed here.
+    let mut platform = Platform::new();
+    if platform.read_fdt(&fdt).is_err() && platform.memory.is_empty() {
+        early_fail(2)
+    }
 
-    let seed =
-        platform.kaslr_seed.unwrap_or_else(|| crate::read_sysreg!("cntvct_el0").wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let seed = platform
+        .chosen
+        .kaslr_seed
+        .unwrap_or_else(|| crate::read_sysreg!("cntvct_el0").wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let seed = seed ^ seed >> 31;
     let image_virt = mmu::IMAGE_BASE + (seed & 0xffff) * 0x20_0000;
 
@@ -99,7 +105,7 @@ extern "C" fn early_main(dtb: u64, image_phys: u64) -> Handover {
     const RO: u64 = desc::RO | desc::PXN | desc::UXN;
     let root = new_table();
     for r in &platform.memory {
-        let (low, high) = ((r.start + 0xfff) & !0xfff, r.end & !0xfff);
+        let (low, high) = (r.base.next_multiple_of(4096), r.end() & !0xfff);
         for (from, to, flags) in
             [(low, image_phys, RW), (image_phys, image_phys + rodata, RO), (image_phys + rodata, high, RW)]
         {
@@ -111,7 +117,7 @@ extern "C" fn early_main(dtb: u64, image_phys: u64) -> Handover {
     map(root, image_virt + text, image_phys + text, rodata - text, RO, attr::NORMAL);
     map(root, image_virt + rodata, image_phys + rodata, end - rodata, RW, attr::NORMAL);
     if let Some(uart) = &platform.uart {
-        map(root, EARLY_UART, uart.base & !0xfff, 4096, RW, attr::DEVICE);
+        map(root, EARLY_UART, uart.region.base & !0xfff, 4096, RW, attr::DEVICE);
     }
     // SAFETY: a barrier: the tables are seen by the walks that start when boot.S loads TTBR1.
     unsafe { core::arch::asm!("dsb ish") };

@@ -19,8 +19,8 @@ pub fn init() -> abi::Result<()> {
     if CONSOLE.set(tty).is_err() {
         return Err(abi::Errno::EBUSY);
     }
-    if let Some(uart) = &crate::machine::platform().uart
-        && let Err(why) = crate::drivers::pl011::listen(uart.intid, receive)
+    if let Some(interrupt) = crate::machine::platform().uart.and_then(|uart| uart.interrupt)
+        && let Err(why) = crate::drivers::pl011::listen(interrupt.intid, receive)
     {
         crate::warn!("console input: {why}");
     }

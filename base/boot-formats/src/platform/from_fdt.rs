@@ -15,6 +15,8 @@ const GIC_V2: &[&str] =
 const GIC_V3: &[&str] = &["arm,gic-v3"];
 /// Bits of `MPIDR_EL1` that are affinity: Aff3, Aff2, Aff1, Aff0.
 const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;
+/// No CPU without FEAT_LPA addresses more.
+const PHYSICAL_END: u64 = 1 << 48;
 const PSCI_CPU_ON_64: u32 = 0xc400_0003;
 const PSCI_CPU_OFF: u32 = 0x8400_0002;
 
@@ -159,10 +161,11 @@ impl Platform {
             let usable = node.property("linux,usable-memory");
             let pairs = usable.map_or_else(|| node.reg(), |usable| pairs_for_children(&fdt.root(), usable.value));
             for Reg { address, size } in pairs {
-                if size == 0 || address.checked_add(size).is_none() {
+                let clipped = Region::new(address, size).below(PHYSICAL_END);
+                if clipped.size == 0 || clipped.size != size {
                     self.note(Problem::BadMemory(address));
                 }
-                if insert(&mut self.memory, Region::new(address, size)).is_err() {
+                if insert(&mut self.memory, clipped).is_err() {
                     dropped += 1;
                 }
             }

@@ -35,6 +35,12 @@ impl Region {
         self.base.saturating_add(self.size)
     }
 
+    /// The part below `limit`.
+    pub const fn below(&self, limit: u64) -> Self {
+        let room = limit.saturating_sub(self.base);
+        Self { base: self.base, size: if self.size < room { self.size } else { room } }
+    }
+
     /// The same as a standard range.
     pub const fn range(&self) -> core::ops::Range<u64> {
         self.base..self.end()
@@ -150,7 +156,7 @@ pub struct Chosen {
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
-    /// RAM: sorted, disjoint, not adjacent, not empty. Reserved ranges are *not* cut out.
+    /// RAM: sorted, disjoint, not adjacent, not empty, below 2^48. Reserved ranges are *not* cut out.
     pub memory: ArrayVec<Region, MAX_REGIONS>,
     /// Ranges to leave alone, in RAM or not: sorted, disjoint. Neither the tree's own nor the initrd's memory is in it
     /// unless the boot loader put it there.
@@ -219,7 +225,8 @@ pub enum Problem {
     BadCpu,
     /// That many memory ranges found no place.
     MemoryDropped(u32),
-    /// A memory range at this address that is empty or leaves the address space.
+    /// A memory range at this address that is empty or leaves the 48 bits of physical addresses; what lies inside is
+    /// used.
     BadMemory(u64),
     /// `/chosen/stdout-path` names no node, or none that is a PL011.
     StdoutUnusable,
