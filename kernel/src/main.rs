@@ -14,6 +14,8 @@ mod drivers;
 #[cfg(target_os = "none")]
 mod exec;
 #[cfg(target_os = "none")]
+mod file;
+#[cfg(target_os = "none")]
 mod futex;
 #[cfg(target_os = "none")]
 #[macro_use]

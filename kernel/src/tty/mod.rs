@@ -19,7 +19,7 @@ pub mod pty;
 use crate::task::job;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use platform::{ParkOptions, ReadSink, SharedBytes, SharedBytesMut, Wake, WriteSource};
 use sync::{IrqLock, LockClass, Mutex, WaitQueue};
 use tty_core::{
@@ -94,9 +94,13 @@ pub struct Tty {
     state: IrqLock<State>,
     read_turn: Mutex<()>,
     /// Readers, writers and pollers of the program side.
-    pub waiters: WaitQueue,
+    pub waiters: Arc<WaitQueue>,
     /// Readers, writers and pollers of a pty's master.
-    pub master_waiters: WaitQueue,
+    pub master_waiters: Arc<WaitQueue>,
+    /// Open program sides of a pty.
+    slaves: AtomicUsize,
+    /// Whether a program side was ever open.
+    had_slave: AtomicBool,
     /// TIOCSPTLCK: the slave cannot be opened yet.
     locked: AtomicBool,
     is_pty: bool,
@@ -140,8 +144,10 @@ impl Tty {
                 },
             ),
             read_turn: Mutex::new(&READ_CLASS, ()),
-            waiters: WaitQueue::new(),
-            master_waiters: WaitQueue::new(),
+            waiters: Arc::new(WaitQueue::new()),
+            master_waiters: Arc::new(WaitQueue::new()),
+            slaves: AtomicUsize::new(0),
+            had_slave: AtomicBool::new(false),
             locked: AtomicBool::new(is_pty),
             is_pty,
         })
@@ -381,6 +387,24 @@ impl Tty {
             let fresh = *discipline.termios();
             ((), discipline.hang_up(fresh, device))
         });
+    }
+
+    /// A program side was opened.
+    pub fn opened(&self) {
+        self.slaves.fetch_add(1, Ordering::AcqRel);
+        self.had_slave.store(true, Ordering::Release);
+    }
+
+    /// A program side was closed: the last one ends a master's reads.
+    pub fn closed(&self) {
+        if self.slaves.fetch_sub(1, Ordering::AcqRel) == 1 && self.is_pty {
+            self.master_waiters.wake_all();
+        }
+    }
+
+    /// Whether a master should go on waiting for a program side.
+    pub fn has_slave(&self) -> bool {
+        self.slaves.load(Ordering::Acquire) > 0 || !self.had_slave.load(Ordering::Acquire)
     }
 
     fn locked(&self) -> bool {

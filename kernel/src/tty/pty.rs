@@ -55,8 +55,9 @@ impl Drop for Master {
 }
 
 impl Master {
-    /// Reads what the slave's side wrote. `EIO` when no slave is open any more and nothing is left (`slave_open` false).
-    pub fn read(&self, sink: &mut dyn ReadSink, nonblock: bool, slave_open: impl Fn() -> bool) -> Result<usize> {
+    /// Reads what the slave's side wrote. `EIO` when no slave is open any more and nothing is left.
+    pub fn read(&self, sink: &mut dyn ReadSink, nonblock: bool) -> Result<usize> {
+        let slave_open = || self.slave.has_slave();
         let mut chunk = [0u8; 512];
         loop {
             let want = sink.remaining().min(chunk.len());
@@ -75,7 +76,7 @@ impl Master {
                 return Err(Errno::EAGAIN);
             }
             let options = ParkOptions { interruptible: true, deadline_ns: None };
-            let ready = || (self.readiness(slave_open()).readable || !slave_open()).then_some(());
+            let ready = || (self.readiness().readable || !slave_open()).then_some(());
             if self.slave.master_waiters.wait_until(options, ready).is_err() {
                 return Err(Errno::ERESTARTSYS);
             }
@@ -133,7 +134,8 @@ impl Master {
     }
 
     /// What poll sees on the master's side.
-    pub fn readiness(&self, slave_open: bool) -> Readiness {
+    pub fn readiness(&self) -> Readiness {
+        let slave_open = self.slave.has_slave();
         let s = self.slave.state.lock();
         let queued = matches!(&s.device, Device::Pty(q) if !q.is_empty());
         Readiness {

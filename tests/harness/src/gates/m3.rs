@@ -7,11 +7,20 @@ use crate::gate::{Case, Context, Gate, Options};
 use crate::shell::{COMMAND_LIMIT, Shell};
 
 /// The gate.
-pub const GATE: Gate = Gate { name: "m3", title: "nothing writable and executable, in user or kernel; the marked exception; jumps into data die", cases };
+pub const GATE: Gate = Gate {
+    name: "m3",
+    title: "nothing writable and executable, in user or kernel; the marked exception; jumps into data die",
+    cases,
+};
 
 fn cases(o: &Options) -> Vec<Case> {
-    let programs: &'static [&'static str] =
-        if o.linux { &["wx write_then_execute_works writable_shared_twice stack_heap_data_die text_is_read_only kernel_code_cannot_be_jumped_to"] } else { &["wx"] };
+    let programs: &'static [&'static str] = if o.linux {
+        &[
+            "wx write_then_execute_works writable_shared_twice stack_heap_data_die text_is_read_only kernel_code_cannot_be_jumped_to",
+        ]
+    } else {
+        &["wx"]
+    };
     let mut cases = on_each(&o.smp, programs, if o.linux { |_, _| Ok(()) } else { exception });
     cases.push(checked(4, &["wx"]));
     cases.push(Case::new("under load", under_load).berth());
@@ -36,7 +45,9 @@ fn exception(sh: &mut Shell, _: &Context<'_>) -> Outcome {
 fn under_load(c: &mut Context<'_>) -> Outcome {
     let config = c.config(4);
     let mut sh = c.boot(&config)?;
-    sh.ok("for i in 1 2 3 4; do (while [ ! -e /tmp/stop ]; do ls -l /bin | sort | md5sum; done >/dev/null 2>&1 &) ; done")?;
+    sh.ok(
+        "for i in 1 2 3 4; do (while [ ! -e /tmp/stop ]; do ls -l /bin | sort | md5sum; done >/dev/null 2>&1 &) ; done",
+    )?;
     for _ in 0..5 {
         sh.program("wx live_tables", PROGRAM_LIMIT)?;
     }

@@ -7,7 +7,11 @@ use crate::cpio::Entry;
 use crate::gate::{Case, Gate, Options};
 
 /// The gate.
-pub const GATE: Gate = Gate { name: "m4", title: "static, static-PIE and dynamic programs, scripts, their stacks; 40 malformed ELF files refused", cases };
+pub const GATE: Gate = Gate {
+    name: "m4",
+    title: "static, static-PIE and dynamic programs, scripts, their stacks; 40 malformed ELF files refused",
+    cases,
+};
 
 fn cases(o: &Options) -> Vec<Case> {
     let mut cases = on_each(&o.smp, &["exec"], |_, _| Ok(()));
@@ -16,7 +20,8 @@ fn cases(o: &Options) -> Vec<Case> {
         Case::new("control: a sound program among the malformed", |c| {
             let hello = std::fs::read(c.options.paths.build.join("tests/hello"))?;
             let mut config = c.config(1);
-            config.initrd = Some(c.overlay(&[Entry::Dir("elf-corpus", 0o755), Entry::File("elf-corpus/sound", 0o755, &hello)])?);
+            config.initrd =
+                Some(c.overlay(&[Entry::Dir("elf-corpus", 0o755), Entry::File("elf-corpus/sound", 0o755, &hello)])?);
             let mut sh = c.boot(&config)?;
             sh.program("exec corpus_directory", PROGRAM_LIMIT)?;
             sh.poweroff()

@@ -10,7 +10,11 @@ use crate::shell::Shell;
 pub const PROGRAM_LIMIT: Duration = Duration::from_secs(420);
 
 /// A case for each CPU count: boot, run `programs` one after the other, then `more`.
-pub fn on_each(smp: &[u32], programs: &'static [&'static str], more: fn(&mut Shell, &Context<'_>) -> Outcome) -> Vec<Case> {
+pub fn on_each(
+    smp: &[u32],
+    programs: &'static [&'static str],
+    more: fn(&mut Shell, &Context<'_>) -> Outcome,
+) -> Vec<Case> {
     smp.iter().map(|&n| Case::new(format!("smp{n}"), move |c| run_programs(c, n, "", programs, more))).collect()
 }
 
@@ -31,8 +35,15 @@ pub fn checked(smp: u32, programs: &'static [&'static str]) -> Case {
 }
 
 /// A negative control: with `break_it` on the command line, `must_fail` fails in `program`.
-pub fn control(name: &'static str, smp: u32, break_it: &'static str, program: &'static [&'static str], must_fail: &'static str) -> Case {
-    Case::new(format!("control: {name}"), move |c| run_programs(c, smp, break_it, program, |_, _| Ok(()))).control(must_fail)
+pub fn control(
+    name: &'static str,
+    smp: u32,
+    break_it: &'static str,
+    program: &'static [&'static str],
+    must_fail: &'static str,
+) -> Case {
+    Case::new(format!("control: {name}"), move |c| run_programs(c, smp, break_it, program, |_, _| Ok(())))
+        .control(must_fail)
 }
 
 fn run_programs(
