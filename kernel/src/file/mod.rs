@@ -2,6 +2,11 @@
 
 pub mod devfs;
 pub mod synth;
+pub mod table;
+pub mod user;
+
+pub use table::FileTable;
+pub use vfs::FsContext;
 
 use abi::{Errno, Result};
 use alloc::sync::Arc;
