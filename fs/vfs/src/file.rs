@@ -527,6 +527,20 @@ impl Mappable for OpenFile {
         self.inode().ok_or(Errno::ENODEV)?.page_for(index, write)
     }
 
+    fn for_cached(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, Page)) {
+        if let Some(i) = self.inode() {
+            i.for_cached(first, count, each);
+        }
+    }
+
+    fn tracks_dirty(&self) -> bool {
+        self.inode().is_none_or(|i| i.tracks_dirty())
+    }
+
+    fn sync(&self, first: u64, count: u64) -> Result<()> {
+        self.inode().map_or(Ok(()), |i| i.sync(first, count))
+    }
+
     fn len(&self) -> u64 {
         self.inode().map_or(0, |i| i.len())
     }
@@ -537,10 +551,6 @@ impl Mappable for OpenFile {
 
     fn name(&self) -> Vec<u8> {
         self.display(None)
-    }
-
-    fn may_write_shared(&self) -> bool {
-        self.writable()
     }
 }
 

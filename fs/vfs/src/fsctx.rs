@@ -1,6 +1,7 @@
 //! What a process brings to every path walk: root, working directory, umask.
 
-use crate::mount::Path;
+use crate::mount::{self, Path, Superblock};
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use sync::{LockClass, SpinLock, rank};
 
@@ -20,6 +21,12 @@ pub struct FsContext {
 }
 
 impl FsContext {
+    /// What kernel threads have: an empty root until the first file system is mounted and [`FsContext::set_root`] says so.
+    pub fn initial() -> Arc<FsContext> {
+        let sb = Superblock::of(Arc::new(crate::empty::EmptyFs), crate::empty::root());
+        Arc::new(FsContext::new(mount::unattached(sb)))
+    }
+
     /// Both places at `root`, umask 022.
     pub fn new(root: Path) -> Self {
         FsContext { places: SpinLock::new(&CLASS, Places { cwd: root.clone(), root }), umask: AtomicU32::new(0o022) }

@@ -17,14 +17,31 @@ use alloc::vec::Vec;
 use core::any::Any;
 use platform::{Page, ReadSink, WriteSource};
 
-/// Something whose pages can be mapped.
+/// Something whose pages can be mapped: a file's content, shared anonymous memory. The calls may sleep; they come with an
+/// address space's lock held, so they take only locks of higher rank and touch no user memory.
 pub trait Mappable: Send + Sync {
     /// The page number `index` (in pages from the start), counted for the caller. With `write` the page is about to be
-    /// changed through a shared mapping: holes are filled and space is charged. Errors: `EFAULT` beyond the end (the
-    /// program gets SIGBUS), `ENOSPC`, `EIO` (SIGBUS too), `ENOMEM`. Called with an address space's lock held.
+    /// changed through a shared mapping: holes are filled, space is charged, the page is marked dirty. Errors: `ENXIO`
+    /// beyond the end, `ENOSPC`, `EIO` (the program gets SIGBUS), `ENOMEM`.
     fn page_for(&self, index: u64, write: bool) -> Result<Page> {
         let _ = (index, write);
         Err(Errno::ENODEV)
+    }
+
+    /// Hands out those of the pages `first..first + count` that are in memory already, without sleeping for any.
+    fn for_cached(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, Page)) {
+        let _ = (first, count, each);
+    }
+
+    /// Whether it must learn which pages are written (by write-protecting them first).
+    fn tracks_dirty(&self) -> bool {
+        true
+    }
+
+    /// Writes the pages `first..first + count` back (`msync`).
+    fn sync(&self, first: u64, count: u64) -> Result<()> {
+        let _ = (first, count);
+        Ok(())
     }
 
     /// The length in bytes.
@@ -45,11 +62,6 @@ pub trait Mappable: Send + Sync {
     /// The path or another name, for `/proc/PID/maps`.
     fn name(&self) -> Vec<u8> {
         Vec::new()
-    }
-
-    /// Whether writable shared mappings are allowed (the file was opened for writing).
-    fn may_write_shared(&self) -> bool {
-        true
     }
 }
 

@@ -30,6 +30,7 @@ extern crate alloc;
 pub mod attr;
 mod dcache;
 mod dentry;
+mod empty;
 pub mod file;
 mod fsctx;
 pub mod inode;

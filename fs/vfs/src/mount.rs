@@ -94,10 +94,15 @@ impl core::fmt::Debug for Superblock {
 impl Superblock {
     /// Takes `fs` into use.
     pub fn new(fs: Arc<dyn FileSystem>) -> Result<Arc<Superblock>> {
+        let root = fs.root()?;
+        Ok(Self::of(fs, root))
+    }
+
+    pub(crate) fn of(fs: Arc<dyn FileSystem>, root: Arc<dyn crate::Inode>) -> Arc<Superblock> {
         let id = NEXT_SB.fetch_add(1, Ordering::Relaxed);
-        let root = Dentry::new(id, None, Arc::from(&b"/"[..]), fs.root()?);
+        let root = Dentry::new(id, None, Arc::from(&b"/"[..]), root);
         let cached = fs.cache_names();
-        Ok(Arc::new(Superblock { fs, root, id, cached, rename: Mutex::new(&RENAME, ()) }))
+        Arc::new(Superblock { fs, root, id, cached, rename: Mutex::new(&RENAME, ()) })
     }
 }
 
@@ -324,6 +329,12 @@ pub fn mount_root(sb: Arc<Superblock>, flags: u32, source: &str) -> Path {
     let m = Mount::make(sb, root, flags, source);
     TABLE.lock().push(m.clone());
     Path::root_of(&m)
+}
+
+/// A mount that stands nowhere and is not listed: for files that have no name anywhere (`memfd_create`).
+pub fn unattached(sb: Arc<Superblock>) -> Path {
+    let root = sb.root.clone();
+    Path::root_of(&Mount::make(sb, root, 0, "none"))
 }
 
 fn attach(m: Arc<Mount>, at: &Path) -> Result<()> {

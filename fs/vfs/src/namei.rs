@@ -46,7 +46,7 @@ fn remember(dir: &Path, dentry: &Arc<Dentry>) {
 /// Creates a directory, link or special file. `EEXIST` wherever the path ends in something that is there.
 fn create(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], kind: NewKind<'_>, mode: u32) -> Result<()> {
     let mut walk = Walk::start(fs, cred, at, path, Lookup::NOFOLLOW)?;
-    let last = walk.to_parent(path)?;
+    let last = walk.walk_to_parent(path)?;
     if last.special != Special::None {
         return Err(Errno::EEXIST);
     }
@@ -101,7 +101,7 @@ pub fn symlink(fs: &FsContext, cred: &Cred<'_>, text: &[u8], at: At<'_>, path: &
 /// `linkat(2)`, its source already resolved.
 pub fn link(fs: &FsContext, cred: &Cred<'_>, source: &Path, at: At<'_>, path: &[u8]) -> Result<()> {
     let mut walk = Walk::start(fs, cred, at, path, Lookup::NOFOLLOW)?;
-    let last = walk.to_parent(path)?;
+    let last = walk.walk_to_parent(path)?;
     if last.special != Special::None {
         return Err(Errno::EEXIST);
     }
@@ -138,7 +138,7 @@ pub fn link(fs: &FsContext, cred: &Cred<'_>, source: &Path, at: At<'_>, path: &[
 /// `unlinkat(2)`; `rmdir` for `AT_REMOVEDIR`.
 pub fn unlink(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], rmdir: bool) -> Result<()> {
     let mut walk = Walk::start(fs, cred, at, path, Lookup::NOFOLLOW)?;
-    let last = walk.to_parent(path)?;
+    let last = walk.walk_to_parent(path)?;
     match (last.special, rmdir) {
         (Special::None, _) => {}
         (Special::Dot, true) => return Err(Errno::EINVAL),
@@ -198,9 +198,9 @@ pub fn rename(
         return Err(Errno::EINVAL);
     }
     let mut from = Walk::start(fs, cred, old_at, old_path, Lookup::NOFOLLOW)?;
-    let old = from.to_parent(old_path)?;
+    let old = from.walk_to_parent(old_path)?;
     let mut to = Walk::start(fs, cred, new_at, new_path, Lookup::NOFOLLOW)?;
-    let new = to.to_parent(new_path)?;
+    let new = to.walk_to_parent(new_path)?;
     let (from, to) = (from.path, to.path);
     if !Arc::ptr_eq(&from.mount, &to.mount) {
         return Err(Errno::EXDEV);
@@ -369,7 +369,8 @@ fn setattr_inode(cred: &Cred<'_>, inode: &Arc<dyn Inode>, mut set: SetAttr) -> R
     } else if set.atime.is_some() || set.mtime.is_some() {
         // Both to now: whoever may write may do that; only one of them takes the owner.
         let both = set.atime.is_some() && set.mtime.is_some();
-        if !cred.owns(meta) && !(both && perm::check(cred, meta, MAY_WRITE).is_ok()) {
+        let allowed = cred.owns(meta) || (both && perm::check(cred, meta, MAY_WRITE).is_ok());
+        if !allowed {
             return Err(if both { Errno::EACCES } else { Errno::EPERM });
         }
     }

@@ -45,8 +45,9 @@ impl OpenHow {
     }
 
     fn lookup(&self) -> Lookup {
+        let exclusive = self.has(linux::O_CREAT) && self.has(linux::O_EXCL);
         Lookup {
-            follow: !self.has(linux::O_NOFOLLOW) && !(self.has(linux::O_CREAT) && self.has(linux::O_EXCL)),
+            follow: !self.has(linux::O_NOFOLLOW) && !exclusive,
             empty: false,
             directory: self.has(linux::O_DIRECTORY),
             resolve: self.resolve,
@@ -152,11 +153,11 @@ fn open_create(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], how: Op
     }
     let mut walk = Walk::start(fs, cred, at, path, how.lookup())?;
     let mut text: Vec<u8>;
-    let mut last = walk.to_parent(path)?;
+    let mut last = walk.walk_to_parent(path)?;
     loop {
         match last.special {
             Special::None if !last.slash => {}
-            Special::DotDot => return walk.to_dotdot().and(Err(Errno::EISDIR)),
+            Special::DotDot => return walk.go_up().and(Err(Errno::EISDIR)),
             _ => return Err(Errno::EISDIR),
         }
         perm::check(cred, walk.path.inode().meta(), MAY_EXEC)?;
@@ -178,7 +179,7 @@ fn open_create(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], how: Op
             match walk.follow_link(&child)? {
                 Some(target) => {
                     text = target;
-                    last = walk.to_parent(&text)?.into_owned();
+                    last = walk.walk_to_parent(&text)?.into_owned();
                     continue;
                 }
                 None => return open_place(cred, walk.path, how, false),

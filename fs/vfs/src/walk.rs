@@ -153,7 +153,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks to the directory of the last component.
-    pub(crate) fn to_parent<'t>(&mut self, text: &'t [u8]) -> Result<Last<'t>> {
+    pub(crate) fn walk_to_parent<'t>(&mut self, text: &'t [u8]) -> Result<Last<'t>> {
         if text.is_empty() {
             return Err(Errno::ENOENT);
         }
@@ -198,7 +198,7 @@ impl<'a> Walk<'a> {
     fn walk_text(&mut self, text: &[u8], parent: bool) -> Result<Step> {
         let mut pos = 0;
         if text.first() == Some(&b'/') {
-            self.to_root()?;
+            self.go_to_root()?;
             pos = skip_slashes(text, 0);
             if pos == text.len() {
                 return Ok(Step::Done { start: pos, end: pos, special: Special::Root, slash: true });
@@ -229,7 +229,7 @@ impl<'a> Walk<'a> {
             }
             match special {
                 Special::Dot => {}
-                Special::DotDot => self.to_dotdot()?,
+                Special::DotDot => self.go_up()?,
                 _ => {
                     let child = self.child(name, hashed)?.ok_or(Errno::ENOENT)?;
                     if child.kind() == FileType::Symlink && (!last || self.how.follow || slash) {
@@ -248,7 +248,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn to_root(&mut self) -> Result<()> {
+    fn go_to_root(&mut self) -> Result<()> {
         if self.how.resolve & RESOLVE_BENEATH != 0
             || (self.how.resolve & RESOLVE_NO_XDEV != 0 && !Arc::ptr_eq(&self.root.mount, &self.path.mount))
         {
@@ -261,7 +261,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    pub(crate) fn to_dotdot(&mut self) -> Result<()> {
+    pub(crate) fn go_up(&mut self) -> Result<()> {
         if self.how.resolve & RESOLVE_BENEATH != 0 && self.path.same(&self.root) {
             return Err(Errno::EXDEV);
         }
