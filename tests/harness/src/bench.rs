@@ -1,6 +1,243 @@
-//! The comparison with Linux.
-use crate::error::Outcome;
-/// `harness bench`.
-pub fn main(_args: &[String]) -> Outcome<bool> {
-    Ok(false)
+//! `harness bench`: the same programs on Linux and on Berth in the same machine, back to back, as ratios.
+//!
+//! Each run boots both kernels once, one after the other, so that a disturbance of the host hits both. A row's value is
+//! the median over the runs. Times are the guest's own clock (which the emulator drives from the host's), but for the
+//! boot row, which the host takes: from starting the emulator to the first line of /init.
+//!
+//! Linux is booted at its best: its mitigations cost it up to tenfold under emulation.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cpio::{Entry, overlay};
+use crate::error::{Failure, Outcome};
+use crate::paths::Paths;
+use crate::shell::BOOT_LIMIT;
+use crate::vm::{Vm, VmConfig};
+
+const ROWS_LIMIT: Duration = Duration::from_secs(300);
+const FIRST: &str = "init: first line";
+/// What runs instead of busybox's init: it says its first line at once, then what the memory is like, then the rows.
+/// Memory is asked for before anything else has run.
+const INIT: &str = "#!/bin/sh
+echo 'init: first line'
+/bin/busybox mount -t proc proc /proc
+echo \"memtotal $(/bin/busybox awk '/^MemTotal/ { print $2 }' /proc/meminfo) KiB\"
+echo \"memfree $(/bin/busybox awk '/^MemFree/ { print $2 }' /proc/meminfo) KiB\"
+[ -c /dev/null ] || /bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox mount -t tmpfs tmpfs /tmp
+/usr/lib/berth-tests/bench ROWS
+echo \"bench status $?\"
+exec /bin/busybox poweroff -f
+";
+
+struct Plan {
+    paths: Paths,
+    runs: u32,
+    smp: Vec<u32>,
+    icount: bool,
+    only: String,
+    mem: u32,
+    out: Option<PathBuf>,
+    berth_alone: bool,
+}
+
+/// Values of one row over the runs, and its unit.
+type Rows = BTreeMap<String, (Vec<f64>, String)>;
+
+/// `harness bench`: true unless a machine could not be measured. A ratio never decides anything.
+pub fn main(args: &[String]) -> Outcome<bool> {
+    let plan = parse(args)?;
+    let mut report = String::new();
+    for &smp in &plan.smp {
+        let mut linux = Rows::new();
+        let mut berth = Rows::new();
+        let mut order = Vec::new();
+        for run in 1..=plan.runs {
+            eprintln!("bench: {smp} CPU(s), run {run} of {}", plan.runs);
+            if !plan.berth_alone {
+                measure(&plan, smp, true, &mut linux, &mut order)?;
+            }
+            measure(&plan, smp, false, &mut berth, &mut order)?;
+        }
+        table(&mut report, &plan, smp, &order, &linux, &berth);
+    }
+    print!("{report}");
+    if let Some(out) = &plan.out {
+        std::fs::write(out, &report)?;
+    }
+    plan.paths.tidy();
+    Ok(true)
+}
+
+fn parse(args: &[String]) -> Outcome<Plan> {
+    let (mut kernel, mut initrd) = (None, None);
+    let (mut runs, mut smp, mut icount, mut only, mut out, mut berth_alone) =
+        (3, vec![1, 4], false, String::new(), None, false);
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let mut value = || rest.next().cloned().ok_or_else(|| Failure::new("usage", format!("{arg} needs a value")));
+        match arg.as_str() {
+            "--runs" => runs = super::numbers(&value()?)?[0],
+            "--smp" => smp = super::numbers(&value()?)?,
+            "--icount" => icount = true,
+            "--only" => only = value()?,
+            "--kernel" => kernel = Some(PathBuf::from(value()?)),
+            "--initrd" => initrd = Some(PathBuf::from(value()?)),
+            "--out" => out = Some(PathBuf::from(value()?)),
+            "--no-linux" => berth_alone = true,
+            other => return Err(Failure::new("usage", format!("unknown bench option {other}"))),
+        }
+    }
+    if icount {
+        (smp, runs) = (vec![1], 1);
+    }
+    Ok(Plan { paths: Paths::new(kernel, initrd)?, runs, smp, icount, only, mem: 512, out, berth_alone })
+}
+
+fn config(plan: &Plan, smp: u32, linux: bool, initrd: PathBuf) -> VmConfig {
+    let kernel = if linux { plan.paths.linux() } else { plan.paths.kernel.clone() };
+    // An initial root's program is rdinit= to Linux; the words are the same for both but for its mitigations.
+    let mut append = "console=ttyAMA0 quiet init=/bench-init rdinit=/bench-init".to_owned();
+    if linux {
+        append.push_str(" mitigations=off kpti=off");
+    }
+    let exact = ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
+    VmConfig {
+        kernel,
+        initrd: Some(initrd),
+        append,
+        smp,
+        mem: plan.mem,
+        gic: 3,
+        cpu: "neoverse-n1".into(),
+        el2: false,
+        extra: if plan.icount { exact.map(str::to_owned).to_vec() } else { vec![] },
+    }
+}
+
+fn measure(plan: &Plan, smp: u32, linux: bool, rows: &mut Rows, order: &mut Vec<String>) -> Outcome {
+    let who = if linux { "Linux" } else { "Berth" };
+    let dir = plan.paths.case_dir(&format!("bench-{who}-{smp}"))?;
+    Paths::need(&plan.paths.initrd, "initrd")?;
+    let init = INIT.replace("ROWS", &plan.only);
+    let initrd =
+        overlay(&plan.paths.initrd, &[Entry::File("bench-init", 0o755, init.as_bytes())], dir.join("initrd.cpio"))?;
+    let config = config(plan, smp, linux, initrd);
+    Paths::need(&config.kernel, if linux { "linux" } else { "kernel" })?;
+    let mut vm = Vm::start(&config, &dir)?;
+    let result = one_boot(&mut vm, plan.mem, rows, order);
+    if let Err(f) = result {
+        let tail = vm.console.tail(25);
+        return Err(Failure::new(
+            f.what,
+            format!("{who}: {}\n{tail}\nthe machine again: {}", f.detail, config.command_line()),
+        ));
+    }
+    drop(vm);
+    // A later run takes away what this leaves.
+    let _ = std::fs::remove_dir_all(dir);
+    Ok(())
+}
+
+fn one_boot(vm: &mut Vm, mem: u32, rows: &mut Rows, order: &mut Vec<String>) -> Outcome {
+    let mut add = |name: &str, value: f64, unit: &str| {
+        if !order.iter().any(|o| o == name) {
+            order.push(name.to_owned());
+        }
+        rows.entry(name.to_owned()).or_insert_with(|| (vec![], unit.to_owned())).0.push(value);
+    };
+    let first = vm.expect("bench.boot", FIRST, BOOT_LIMIT)?;
+    add("boot", first.at.duration_since(vm.started).as_secs_f64() * 1e3, "ms");
+    let done = vm.expect("bench.rows", "bench status ", ROWS_LIMIT)?;
+    let mut free = None;
+    let mut total = None;
+    for line in done.before.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, value, unit] = words[..] else { continue };
+        let Ok(value) = value.parse::<f64>() else { continue };
+        match name {
+            "memtotal" => total = Some(value),
+            "memfree" => free = Some(value),
+            _ => add(name, value, unit),
+        }
+    }
+    if let (Some(free), Some(total)) = (free, total) {
+        add("memory-in-use", (total - free) / 1024.0, "MiB");
+        add("memory-not-free", f64::from(mem) - free / 1024.0, "MiB");
+    }
+    let status = vm.expect("bench.status", "\n", BOOT_LIMIT)?;
+    if status.before.trim() != "0" {
+        return Err(Failure::new("bench.status", format!("the program ended with {}", status.before.trim())));
+    }
+    Ok(())
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len();
+    if n == 0 {
+        return f64::NAN;
+    }
+    f64::midpoint(sorted[(n - 1) / 2], sorted[n / 2])
+}
+
+fn table(report: &mut String, plan: &Plan, smp: u32, order: &[String], linux: &Rows, berth: &Rows) {
+    let how = if plan.icount { "instructions counted (1 ns each)" } else { "wall time" };
+    let _ = writeln!(
+        report,
+        "\n{smp} CPU(s), neoverse-n1, {} MiB, {how}, medians of {} run(s)\n{:22} {:>12} {:>12}  {:6} {:>12} {:>16}",
+        plan.mem, plan.runs, "row", "Linux", "Berth", "unit", "Berth/Linux", "spread of Berth"
+    );
+    for name in order {
+        let (l, b) = (linux.get(name), berth.get(name));
+        let unit = b.or(l).map_or("", |r| r.1.as_str());
+        let (l, values) = (l.map_or(f64::NAN, |r| median(&r.0)), b.map_or(&[][..], |r| &r.0));
+        let m = median(values);
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let ratio = m / l;
+        let better = if unit.ends_with("/s") { " (more is better)" } else { "" };
+        let _ = writeln!(
+            report,
+            "{name:22} {:>12} {:>12}  {unit:6} {ratio:>11.2}x {:>16}{better}",
+            figure(l),
+            figure(m),
+            format!("{}..{}", figure(low), figure(high))
+        );
+    }
+    growth(report, linux, berth, smp);
+}
+
+/// How much all CPUs do over one.
+fn growth(report: &mut String, linux: &Rows, berth: &Rows, smp: u32) {
+    for what in ["getppid", "faults", "open"] {
+        let of = |rows: &Rows| {
+            let one = median(&rows.get(&format!("{what}-1worker"))?.0);
+            Some(median(&rows.get(&format!("{what}-{smp}workers"))?.0) / one)
+        };
+        if let Some(b) = of(berth) {
+            let l = of(linux).map_or("-".into(), |l| format!("{l:.2}x"));
+            let _ = writeln!(report, "{what}: {smp} workers over one: Linux {l}, Berth {b:.2}x");
+        }
+    }
+}
+
+fn figure(v: f64) -> String {
+    if v.is_finite() { if v.abs() < 100.0 { format!("{v:.1}") } else { format!("{v:.0}") } } else { "-".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median(&[]).is_nan());
+    }
 }
