@@ -221,7 +221,7 @@ impl AddressSpace {
         if !map.areas.covers(range.clone()) || map.areas.len() + 2 > MAX_AREAS {
             return Err(Errno::ENOMEM);
         }
-        let mut more = 0;
+        let (mut more, mut less) = (0, 0);
         for e in map.areas.overlapping(range.clone()) {
             let v = &e.value;
             if prot.contains(Prot::WRITE) && v.flags.contains(VmFlags::NOWRITE)
@@ -229,28 +229,20 @@ impl AddressSpace {
             {
                 return Err(Errno::EACCES);
             }
-            let after = Vma { prot, ..v.clone() }.is_accounted();
-            if after && !v.is_accounted() {
-                more += e.end.min(end) - e.start.max(addr);
+            let bytes = e.end.min(end) - e.start.max(addr);
+            match (v.is_accounted(), Vma { prot, ..v.clone() }.is_accounted()) {
+                (false, true) => more += bytes,
+                (true, false) => less += bytes,
+                _ => {}
             }
         }
-        if map.data + more > map.limits.data {
+        if more > less && map.data + more - less > map.limits.data {
             return Err(Errno::ENOMEM);
         }
         commit(more)?;
-        // Memory that stops being writable stays accounted as it was on Linux: it may hold private pages.
-        map.data += more;
-        map.areas.update(range.clone(), |v| {
-            let was = v.is_accounted();
-            v.prot = prot;
-            if was && !v.is_accounted() {
-                v.flags |= VmFlags::NORESERVE;
-            }
-        });
-        // Accounting follows areas: what became read-only leaves the account now.
-        let kept: usize = map.areas.iter().filter(|e| e.value.is_accounted()).map(|e| e.len()).sum();
-        uncommit(map.data.saturating_sub(kept));
-        map.data = kept;
+        uncommit(less);
+        map.data = map.data + more - less;
+        map.areas.update(range.clone(), |v| v.prot = prot);
         let mut gather = Gather::new(self);
         for e in map.areas.overlapping(range.clone()) {
             self.protect_pages(&e.value, e.start.max(addr)..e.end.min(end), &mut gather);

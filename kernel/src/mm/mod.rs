@@ -25,6 +25,7 @@ pub mod fork;
 pub mod frames;
 pub mod heap;
 pub mod map;
+pub mod membarrier;
 pub mod object;
 pub mod oom;
 pub mod space;

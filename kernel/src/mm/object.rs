@@ -2,6 +2,7 @@
 
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::fmt;
 use platform::Page;
 use sync::{LockClass, Mutex, rank};
@@ -36,9 +37,8 @@ pub trait Mappable: Send + Sync {
     }
 
     /// The path, for `/proc/PID/maps`.
-    fn write_name(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        let _ = out;
-        Ok(())
+    fn name(&self) -> Vec<u8> {
+        Vec::new()
     }
 }
 
@@ -87,7 +87,7 @@ impl Mappable for SharedAnon {
         false
     }
 
-    fn write_name(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        out.write_str("/dev/zero (deleted)")
+    fn name(&self) -> Vec<u8> {
+        b"/dev/zero (deleted)".to_vec()
     }
 }

@@ -103,6 +103,8 @@ pub struct AddressSpace {
     pub(super) rss: Rss,
     /// Writable and executable mappings are let through, and logged.
     wx_allowed: AtomicBool,
+    /// The program said that it uses expedited memory barriers.
+    membarrier: AtomicBool,
     id: u64,
 }
 
@@ -142,6 +144,7 @@ impl AddressSpace {
             ran_on: AtomicU64::new(0),
             rss: Rss::default(),
             wx_allowed: AtomicBool::new(wx),
+            membarrier: AtomicBool::new(false),
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         }))
     }
@@ -160,6 +163,16 @@ impl AddressSpace {
     /// Whether it does.
     pub fn wx_allowed(&self) -> bool {
         self.wx_allowed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the program uses expedited barriers (membarrier(2)).
+    pub fn register_membarrier(&self) {
+        self.membarrier.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it said so.
+    pub fn membarrier_registered(&self) -> bool {
+        self.membarrier.load(Ordering::Relaxed)
     }
 
     /// Sets the limits that mappings obey, at exec and by `prlimit`. May sleep.

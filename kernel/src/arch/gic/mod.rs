@@ -21,6 +21,8 @@ pub enum Sgi {
     Reschedule = 0,
     /// Stop: somebody panics.
     Stop = 1,
+    /// Execute a full barrier (membarrier(2)).
+    Barrier = 2,
 }
 
 /// Where the controller is (virtual addresses of device mappings).
@@ -161,6 +163,8 @@ fn dispatch(intid: u32) {
     if intid == Sgi::Reschedule as u32 {
         percpu::count(Counter::ReschedTaken);
         crate::sched::resched_interrupt();
+    } else if intid == Sgi::Barrier as u32 {
+        crate::mm::membarrier::interrupt();
     } else if intid == Sgi::Stop as u32 {
         crate::panic::stopped_by_another();
     } else if intid as usize == TIMER_INTID.load(Ordering::Relaxed) {
