@@ -1,0 +1,81 @@
+//! `/proc/berth`: what Berth's own tests and tools read.
+
+use super::super::synth::Node;
+use super::Entry;
+use super::system::{Out, full};
+use crate::arch::percpu;
+use crate::arch::smp::is_online;
+use abi::Result;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use vfs::FileType::Regular;
+
+pub(super) const ENTRIES: &[Entry] = &[
+    ("counters", Regular, || Node::text(counters)),
+    ("cpus", Regular, || Node::text(cpus)),
+    ("memory", Regular, || Node::text(memory)),
+    ("pagetables", Regular, || Node::text(pagetables)),
+];
+
+/// `name cpu0 cpu1 …`.
+fn counters(out: &mut Vec<u8>) -> Result<()> {
+    let mut o = Out(out);
+    for &(what, name) in percpu::COUNTERS {
+        o.write_str(name).map_err(full)?;
+        for cpu in 0..percpu::listed() {
+            write!(o, " {}", percpu::counter(cpu, what)).map_err(full)?;
+        }
+        o.write_str("\n").map_err(full)?;
+    }
+    Ok(())
+}
+
+/// One line a CPU: what identifies it, by both ways, and its ticks.
+fn cpus(out: &mut Vec<u8>) -> Result<()> {
+    let mut o = Out(out);
+    for cpu in 0..percpu::listed() {
+        let block = percpu::of(cpu);
+        let mpidr = block.mpidr.get();
+        let state = if is_online(cpu) { "online" } else { "offline" };
+        let fallback = percpu::lookup_by_mpidr(mpidr).map_or(-1, |c| c as i64);
+        let ticks = percpu::counter(cpu, percpu::Counter::Ticks);
+        writeln!(o, "cpu {cpu} mpidr {mpidr:#x} {state} fast={} fallback={fallback} ticks={ticks}", block.id.get())
+            .map_err(full)?;
+    }
+    Ok(())
+}
+
+/// Frames, exact: what is only cached is given back first.
+fn memory(out: &mut Vec<u8>) -> Result<()> {
+    crate::mm::drain();
+    let m = crate::mm::info();
+    writeln!(
+        Out(out),
+        "free_frames {}\ntotal_frames {}\nslab_frames {}\ntable_frames {}\nstack_frames {}",
+        m.free, m.total, m.slab, m.tables, m.stacks
+    )
+    .map_err(full)
+}
+
+/// The walk of the live page tables: the kernel's and every process's.
+fn pagetables(out: &mut Vec<u8>) -> Result<()> {
+    let kernel = crate::mm::wx::check_kernel();
+    let (mut leaves, mut bad) = (kernel.leaves, 0);
+    let mut misplaced = kernel.misplaced;
+    let mut from = 1;
+    while let Some(p) = crate::task::process::next_from(from) {
+        from = p.pid.0 + 1;
+        if let Some(space) = p.mm() {
+            let v = crate::mm::wx::check_user(&space);
+            leaves += v.leaves;
+            bad += v.violations;
+            misplaced += v.misplaced;
+        }
+    }
+    writeln!(
+        Out(out),
+        "kernel_wx {}\nuser_wx {bad}\nmisplaced {misplaced}\nexecutable {}\nleaves {leaves}",
+        kernel.violations, kernel.executable
+    )
+    .map_err(full)
+}

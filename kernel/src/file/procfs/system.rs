@@ -1,0 +1,234 @@
+//! The files of `/proc` that are about the machine.
+
+use super::super::synth::{Kind, Node, Text};
+use super::{Entry, Fixed, berth};
+use crate::arch::percpu;
+use crate::arch::time::now_ns;
+use abi::{Errno, Result};
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use vfs::FileType::{Dir, Regular, Symlink};
+
+/// Text appended to a buffer of bytes.
+pub(super) struct Out<'a>(pub &'a mut Vec<u8>);
+
+impl Write for Out<'_> {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        self.0.try_reserve(s.len()).map_err(|_| core::fmt::Error)?;
+        self.0.extend_from_slice(s.as_bytes());
+        Ok(())
+    }
+}
+
+/// `ENOMEM` for a text that found no room.
+pub(super) fn full(_: core::fmt::Error) -> Errno {
+    Errno::ENOMEM
+}
+
+/// The entries of `/proc` beside processes.
+pub(super) const ENTRIES: &[Entry] = &[
+    ("berth", Dir, || Node::dir(Arc::new(Fixed(berth::ENTRIES)))),
+    ("cmdline", Regular, || Node::text(cmdline)),
+    ("cpuinfo", Regular, || Node::text(cpuinfo)),
+    ("filesystems", Regular, || Node::text(filesystems)),
+    ("loadavg", Regular, || Node::text(loadavg)),
+    ("meminfo", Regular, || Node::text(meminfo)),
+    ("mounts", Symlink, || Node::link(|| Ok(b"self/mounts".to_vec()))),
+    ("stat", Regular, || Node::text(stat)),
+    ("sys", Dir, || Node::dir(Arc::new(Fixed(SYS)))),
+    ("uptime", Regular, || Node::text(uptime)),
+    ("version", Regular, || Node::text(version)),
+];
+
+const SYS: &[Entry] = &[
+    ("kernel", Dir, || Node::dir(Arc::new(Fixed(SYS_KERNEL)))),
+    ("vm", Dir, || Node::dir(Arc::new(Fixed(SYS_VM)))),
+    ("fs", Dir, || Node::dir(Arc::new(Fixed(SYS_FS)))),
+];
+
+const SYS_KERNEL: &[Entry] = &[
+    ("hostname", Regular, || Node::text(|o| line(o, &crate::syscall::misc::hostname()))),
+    ("osrelease", Regular, || Node::text(|o| line(o, crate::syscall::misc::RELEASE.as_bytes()))),
+    ("ostype", Regular, || Node::text(|o| line(o, b"Linux"))),
+    ("pid_max", Regular, || Node::text(|o| line(o, format!("{}", pid_max()).as_bytes()))),
+    ("ngroups_max", Regular, || Node::text(|o| line(o, b"65536"))),
+    ("cap_last_cap", Regular, || Node::text(|o| line(o, b"40"))),
+    ("random", Dir, || Node::dir(Arc::new(Fixed(SYS_RANDOM)))),
+];
+
+const SYS_RANDOM: &[Entry] = &[
+    ("boot_id", Regular, || Node::text(|o| uuid(o, boot_id()))),
+    ("uuid", Regular, || Node::text(|o| uuid(o, [crate::random::next_u64(), crate::random::next_u64()]))),
+    ("entropy_avail", Regular, || Node::text(|o| line(o, b"256"))),
+];
+
+const SYS_VM: &[Entry] = &[
+    ("overcommit_memory", Regular, || Node { kind: Kind::File(Arc::new(Overcommit)), mode: 0o644, owner: (0, 0) }),
+    ("max_map_count", Regular, || {
+        Node::text(|o| line(o, format!("{}", crate::mm::map::MAX_AREAS).as_bytes()))
+    }),
+];
+
+const SYS_FS: &[Entry] = &[("nr_open", Regular, || {
+    Node::text(|o| line(o, format!("{}", crate::file::table::NR_OPEN).as_bytes()))
+})];
+
+struct Overcommit;
+
+impl Text for Overcommit {
+    fn read(&self, out: &mut Vec<u8>) -> Result<()> {
+        let mode = crate::mm::map::OVERCOMMIT.load(core::sync::atomic::Ordering::Relaxed);
+        line(out, format!("{mode}").as_bytes())
+    }
+
+    fn write(&self, text: &[u8]) -> Result<()> {
+        let mode = match text.trim_ascii() {
+            b"0" => 0,
+            b"1" => 1,
+            b"2" => 2,
+            _ => return Err(Errno::EINVAL),
+        };
+        crate::mm::map::OVERCOMMIT.store(mode, core::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn pid_max() -> u32 {
+    crate::task::tree::TREE.lock().pid_max()
+}
+
+fn boot_id() -> [u64; 2] {
+    static ID: sync::Once<[u64; 2]> = sync::Once::new();
+    let _ = ID.set([crate::random::next_u64(), crate::random::next_u64()]);
+    ID.get().copied().unwrap_or_default()
+}
+
+fn uuid(out: &mut Vec<u8>, id: [u64; 2]) -> Result<()> {
+    let (a, b) = (id[0] & !0xf000 | 0x4000, id[1] & !(3 << 62) | 1 << 63);
+    let text = format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xffff, b >> 48, b & 0xffff_ffff_ffff);
+    line(out, text.as_bytes())
+}
+
+/// One line.
+pub(super) fn line(out: &mut Vec<u8>, text: &[u8]) -> Result<()> {
+    out.try_reserve(text.len() + 1).map_err(|_| Errno::ENOMEM)?;
+    out.extend_from_slice(text);
+    out.push(b'\n');
+    Ok(())
+}
+
+fn cmdline(out: &mut Vec<u8>) -> Result<()> {
+    line(out, crate::machine::command_line())
+}
+
+fn cpuinfo(out: &mut Vec<u8>) -> Result<()> {
+    let midr = crate::read_sysreg!("midr_el1");
+    let bogo = crate::read_sysreg!("cntfrq_el0") / 5_000;
+    let mut o = Out(out);
+    for cpu in (0..percpu::listed()).filter(|&c| crate::arch::smp::is_online(c)) {
+        write!(
+            o,
+            "processor\t: {cpu}\nBogoMIPS\t: {}.{:02}\nFeatures\t: fp asimd aes pmull sha1 sha2 crc32 atomics cpuid asimdrdm\n\
+             CPU implementer\t: {:#04x}\nCPU architecture: 8\nCPU variant\t: {:#x}\nCPU part\t: {:#05x}\nCPU revision\t: {}\n\n",
+            bogo / 100,
+            bogo % 100,
+            midr >> 24 & 0xff,
+            midr >> 20 & 0xf,
+            midr >> 4 & 0xfff,
+            midr & 0xf
+        )
+        .map_err(full)?;
+    }
+    Ok(())
+}
+
+fn filesystems(out: &mut Vec<u8>) -> Result<()> {
+    out.extend_from_slice(b"nodev\ttmpfs\nnodev\tproc\nnodev\tdevpts\nnodev\tdevtmpfs\n");
+    Ok(())
+}
+
+/// The load average: an exponential mean of the runnable threads, brought up to date when it is read or sampled.
+fn loadavg(out: &mut Vec<u8>) -> Result<()> {
+    let running = crate::sched::runnable();
+    let (threads, last) = {
+        let tree = crate::task::tree::TREE.lock();
+        (tree.thread_count(), tree.last_pid())
+    };
+    let loads = crate::sched::load_average();
+    let mut o = Out(out);
+    for l in loads {
+        write!(o, "{}.{:02} ", l / 100, l % 100).map_err(full)?;
+    }
+    writeln!(o, "{running}/{threads} {last}").map_err(full)
+}
+
+fn meminfo(out: &mut Vec<u8>) -> Result<()> {
+    let m = crate::mm::info();
+    let kb = |frames: usize| frames * 4;
+    let rows: [(&str, usize); 16] = [
+        ("MemTotal", kb(m.total)),
+        ("MemFree", kb(m.free)),
+        ("MemAvailable", kb(m.free)),
+        ("Buffers", 0),
+        ("Cached", 0),
+        ("SwapCached", 0),
+        ("Active", 0),
+        ("Inactive", 0),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("Slab", kb(m.slab)),
+        ("SReclaimable", 0),
+        ("KernelStack", kb(m.stacks)),
+        ("PageTables", kb(m.tables)),
+        ("CommitLimit", kb(crate::mm::map::commit_limit())),
+        ("Committed_AS", kb(m.committed)),
+    ];
+    let mut o = Out(out);
+    for (name, value) in rows {
+        let label = format!("{name}:");
+        writeln!(o, "{label:<16}{value:>8} kB").map_err(full)?;
+    }
+    Ok(())
+}
+
+/// Clock ticks of 10 ms, as `/proc` counts.
+pub(super) fn ticks(ns: u64) -> u64 {
+    ns / 10_000_000
+}
+
+fn stat(out: &mut Vec<u8>) -> Result<()> {
+    let now = now_ns();
+    let online: Vec<usize> = (0..percpu::listed()).filter(|&c| crate::arch::smp::is_online(c)).collect();
+    let idle = |c: usize| crate::sched::idle_ns(c).min(now);
+    let all_idle: u64 = online.iter().map(|&c| idle(c)).sum();
+    let all_busy = now * online.len() as u64 - all_idle;
+    let mut o = Out(out);
+    writeln!(o, "cpu  {} 0 0 {} 0 0 0 0 0 0", ticks(all_busy), ticks(all_idle)).map_err(full)?;
+    for &c in &online {
+        writeln!(o, "cpu{c} {} 0 0 {} 0 0 0 0 0 0", ticks(now - idle(c)), ticks(idle(c))).map_err(full)?;
+    }
+    let sum = |what| (0..percpu::listed()).map(|c| percpu::counter(c, what)).sum::<u64>();
+    writeln!(o, "intr {}", sum(percpu::Counter::Interrupts)).map_err(full)?;
+    writeln!(o, "ctxt {}", sum(percpu::Counter::ContextSwitches)).map_err(full)?;
+    let boot = (crate::platform_impl::realtime_offset().max(0) as u64) / 1_000_000_000;
+    let running = crate::sched::runnable();
+    writeln!(o, "btime {boot}\nprocesses {}\nprocs_running {running}\nprocs_blocked 0", forks()).map_err(full)
+}
+
+/// Processes ever made, as far as their numbers tell.
+fn forks() -> u32 {
+    crate::task::tree::TREE.lock().last_pid()
+}
+
+fn uptime(out: &mut Vec<u8>) -> Result<()> {
+    let now = now_ns() / 10_000_000;
+    let idle: u64 = (0..percpu::listed()).map(crate::sched::idle_ns).sum::<u64>() / 10_000_000;
+    writeln!(Out(out), "{}.{:02} {}.{:02}", now / 100, now % 100, idle / 100, idle % 100).map_err(full)
+}
+
+fn version(out: &mut Vec<u8>) -> Result<()> {
+    writeln!(Out(out), "Linux version {} (berth) {}", crate::syscall::misc::RELEASE, crate::syscall::misc::VERSION)
+        .map_err(full)
+}
