@@ -297,6 +297,31 @@ impl AddressSpace {
         // SAFETY: the count was just taken for it; the entry held one meanwhile, since the map is locked.
         Ok(Some(unsafe { Page::from_raw(pte.frame() as usize) }))
     }
+
+    /// Copies what is present at `addr` into `buf`, without faulting anything in (another process's arguments, for `/proc`);
+    /// returns how much that was. May sleep.
+    pub fn peek(&self, addr: usize, buf: &mut [u8]) -> usize {
+        let _map = self.map.read();
+        let mut done = 0;
+        while done < buf.len() {
+            let at = addr + done;
+            if at >= TASK_SIZE {
+                break;
+            }
+            let pte = self.table.leaf(at).map_or(Pte::NONE, |s| Pte(s.load(Ordering::Acquire)));
+            if !pte.is_user() || pte.is_special() {
+                break;
+            }
+            let offset = at % PAGE_SIZE;
+            let n = (PAGE_SIZE - offset).min(buf.len() - done);
+            // SAFETY: the map is locked for reading, so the entry keeps its frame; whoever writes there meanwhile is as
+            // with any shared memory.
+            let bytes = unsafe { platform::SharedBytes::new(super::phys_to_ptr(pte.pa()).add(offset), n) };
+            bytes.copy_to(&mut buf[done..done + n]);
+            done += n;
+        }
+        done
+    }
 }
 
 impl Drop for AddressSpace {

@@ -389,6 +389,11 @@ impl Tty {
         });
     }
 
+    /// The foreground process group, or 0.
+    pub fn foreground_group(&self) -> u32 {
+        self.state.lock().foreground
+    }
+
     /// A program side was opened.
     pub fn opened(&self) {
         self.slaves.fetch_add(1, Ordering::AcqRel);
