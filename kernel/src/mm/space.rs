@@ -316,7 +316,7 @@ impl AddressSpace {
             let n = (PAGE_SIZE - offset).min(buf.len() - done);
             // SAFETY: the map is locked for reading, so the entry keeps its frame; whoever writes there meanwhile is as
             // with any shared memory.
-            let bytes = unsafe { platform::SharedBytes::new(super::phys_to_ptr(pte.pa()).add(offset), n) };
+            let bytes = unsafe { platform::SharedBytes::new(super::phys_to_ptr(pte.addr()).add(offset), n) };
             bytes.copy_to(&mut buf[done..done + n]);
             done += n;
         }

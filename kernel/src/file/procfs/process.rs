@@ -407,7 +407,7 @@ impl Subject {
             };
             let place = String::from_utf8_lossy(&place);
             let access = if m.read_only() { "ro" } else { "rw" };
-            let fs = m.superblock().fs();
+            let fs = &m.sb.fs;
             let (name, options) = (fs.name(), fs.options());
             let mut o = Out(&mut *out);
             if info {
