@@ -40,42 +40,48 @@ pub unsafe fn clear_page(page: *mut u8) {
     }
 }
 
-/// Copies 4096 bytes between pages.
+/// Copies 4096 bytes between pages, through the vector registers, which hold some thread's values: those used are saved
+/// around it. Nothing may switch threads in between (their owner's values are not what a switch would save), so the
+/// caller has preemption disabled.
 ///
 /// # Safety
-/// Both are mapped normal memory, page-aligned and distinct; `to` is the caller's alone.
-#[inline(always)]
+/// Both are mapped normal memory, page-aligned and distinct; `to` is the caller's alone. Preemption is disabled.
+#[inline]
 pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
-    // SAFETY: by contract. Others may write `from` meanwhile (a shared mapping): the loads are the machine's, not Rust's.
+    // SAFETY: by contract. Others may write `from` meanwhile (a shared mapping): the loads are the machine's, not Rust's. The
+    // stack is used below SP as an ordinary push; every vector register is restored.
     unsafe {
         asm!(
+            ".arch_extension fp",
+            ".arch_extension simd",
+            "sub sp, sp, #128",
+            "stp q0, q1, [sp]",
+            "stp q2, q3, [sp, #32]",
+            "stp q4, q5, [sp, #64]",
+            "stp q6, q7, [sp, #96]",
             "2:",
-            "ldp {a}, {b}, [{from}]",
-            "ldp {c}, {d}, [{from}, #16]",
-            "ldp {e}, {f}, [{from}, #32]",
-            "ldp {g}, {h}, [{from}, #48]",
-            "stp {a}, {b}, [{to}]",
-            "stp {c}, {d}, [{to}, #16]",
-            "stp {e}, {f}, [{to}, #32]",
-            "stp {g}, {h}, [{to}, #48]",
-            "ldp {a}, {b}, [{from}, #64]",
-            "ldp {c}, {d}, [{from}, #80]",
-            "ldp {e}, {f}, [{from}, #96]",
-            "ldp {g}, {h}, [{from}, #112]",
+            "ldp q0, q1, [{from}]",
+            "ldp q2, q3, [{from}, #32]",
+            "ldp q4, q5, [{from}, #64]",
+            "ldp q6, q7, [{from}, #96]",
             "add {from}, {from}, #128",
-            "stp {a}, {b}, [{to}, #64]",
-            "stp {c}, {d}, [{to}, #80]",
-            "stp {e}, {f}, [{to}, #96]",
-            "stp {g}, {h}, [{to}, #112]",
+            "stp q0, q1, [{to}]",
+            "stp q2, q3, [{to}, #32]",
+            "stp q4, q5, [{to}, #64]",
+            "stp q6, q7, [{to}, #96]",
             "add {to}, {to}, #128",
             "cmp {from}, {end}",
             "b.ne 2b",
+            "ldp q0, q1, [sp]",
+            "ldp q2, q3, [sp, #32]",
+            "ldp q4, q5, [sp, #64]",
+            "ldp q6, q7, [sp, #96]",
+            "add sp, sp, #128",
+            ".arch_extension nosimd",
+            ".arch_extension nofp",
             from = inout(reg) from => _,
             to = inout(reg) to => _,
             end = in(reg) from.add(4096),
-            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-            e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
-            options(nostack)
         );
     }
 }

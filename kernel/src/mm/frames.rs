@@ -123,8 +123,10 @@ impl Frame {
     /// The frame is the caller's alone; the caller holds a reference to `from`, another frame.
     #[inline(always)]
     pub unsafe fn copy_from(self, from: Frame) {
+        platform::preempt_disable();
         // SAFETY: as above.
         unsafe { paging::copy_page(self.ptr(), from.ptr()) };
+        platform::preempt_enable();
     }
 }
 
@@ -191,6 +193,25 @@ fn spill(cache: &mut Cache, count: usize) {
     for _ in 0..count.min(cache.len) {
         cache.len -= 1;
         buddy.free(map, cache.frames[cache.len], 0);
+    }
+}
+
+/// Drops a reference to each of `frames` (some tens), with one look for the cache.
+pub(super) fn put_all(frames: &[Frame]) {
+    let map = memmap();
+    let mut cache = CACHES[platform::cpu_id()].0.lock();
+    for frame in frames {
+        let Some(info) = map.get(frame.0) else { not_ram(frame.0) };
+        if info.refs().fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            info.set_use(FrameState::Used, 0);
+            if cache.len == CACHE {
+                spill(&mut cache, BATCH);
+            }
+            let at = cache.len;
+            cache.frames[at] = frame.0;
+            cache.len = at + 1;
+        }
     }
 }
 

@@ -183,6 +183,7 @@ impl AddressSpace {
     /// Empties the entries of `range`.
     pub(super) fn zap(&self, range: Range<usize>, gather: &mut Gather<'_>) {
         let (mut anon, mut file) = (0, 0);
+        let memmap = frames::memmap();
         self.table.for_leaves(range, |va, entries| {
             for (i, slot) in entries.iter().enumerate() {
                 if slot.load(Ordering::Relaxed) == 0 {

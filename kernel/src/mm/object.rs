@@ -1,4 +1,7 @@
-//! What mappings are backed by.
+//! What mappings are backed by: whatever implements the file layer's [`Mappable`], and shared anonymous memory, here.
+//!
+//! Calls come with the address space's map locked for reading, so an object takes only locks of higher rank and touches no
+//! user memory. `ENOMEM` from `page_for` makes the fault wait for memory; any other error is `SIGBUS`.
 
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
@@ -6,41 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use platform::Page;
 use sync::{LockClass, Mutex, rank};
-
-/// Something whose pages can be mapped: a file's contents, shared anonymous memory. All calls may sleep; they come with
-/// the address space's map locked for reading, so they take only locks of higher rank and touch no user memory.
-pub trait Mappable: Send + Sync {
-    /// The page with this index, read in if need be. `write` says that it is about to be written through a shared mapping:
-    /// the object makes room for it and marks it dirty. Errors: whatever reading gives; past the end `ENXIO` (the
-    /// program sees `SIGBUS`).
-    fn page_for(&self, index: u64, write: bool) -> Result<Page>;
-
-    /// Hands out those of the pages `first..first + count` that are in memory already, without sleeping for any.
-    fn for_cached(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, Page)) {
-        let _ = (first, count, each);
-    }
-
-    /// Whether the object must learn which pages are written (by write-protecting them first).
-    fn tracks_dirty(&self) -> bool {
-        true
-    }
-
-    /// Writes the pages `first..first + count` back (`msync`).
-    fn sync(&self, first: u64, count: u64) -> Result<()> {
-        let _ = (first, count);
-        Ok(())
-    }
-
-    /// (device number, inode number), for `/proc/PID/maps`.
-    fn identity(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
-    /// The path, for `/proc/PID/maps`.
-    fn name(&self) -> Vec<u8> {
-        Vec::new()
-    }
-}
+pub use vfs::Mappable;
 
 static CLASS: LockClass = LockClass::new("shared anonymous memory", rank::PAGE_CACHE);
 
@@ -85,6 +54,10 @@ impl Mappable for SharedAnon {
 
     fn tracks_dirty(&self) -> bool {
         false
+    }
+
+    fn len(&self) -> u64 {
+        self.count * super::PAGE_SIZE as u64
     }
 
     fn name(&self) -> Vec<u8> {

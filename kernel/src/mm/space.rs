@@ -4,7 +4,7 @@
 //! still has its tables in TTBR0. Dropping first makes every CPU let go ([`crate::sched::retire_mm`]). Translations that
 //! CPUs still hold need no invalidation then: the space's ASID is not used again before all is forgotten (asid.rs).
 
-use super::frames::Frame;
+use super::frames::{self, Frame};
 use super::vma::{Backing, Prot, VmFlags, Vma};
 use super::{KernelMem, Mappable, PAGE_SIZE, TASK_SIZE, asid};
 use crate::arch::{mmu, paging};
@@ -236,7 +236,6 @@ impl AddressSpace {
 }
 
 /// A mapping as others may see it.
-#[derive(Debug)]
 pub struct AreaInfo<'a> {
     /// Addresses.
     pub range: Range<usize>,
@@ -250,12 +249,6 @@ pub struct AreaInfo<'a> {
     pub offset: u64,
     /// `[heap]`, `[stack]`, `[vdso]`.
     pub label: Option<&'static str>,
-}
-
-impl core::fmt::Debug for dyn Mappable {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Mappable")
-    }
 }
 
 /// The calling thread's address space; `None` in a kernel thread. The reference is good until the thread leaves the space
@@ -333,12 +326,18 @@ impl Drop for AddressSpace {
         let low = areas.iter().next().map_or(0, |a| a.start);
         let high = areas.iter().next_back().map_or(0, |a| a.end);
         self.table.for_leaves(low..high, |_, entries| {
+            let mut batch = arrayvec::ArrayVec::<Frame, 64>::new();
             for e in entries {
                 let pte = Pte(e.load(Ordering::Relaxed));
                 if pte.is_valid() && !pte.is_special() {
-                    Frame(pte.frame()).put();
+                    if batch.is_full() {
+                        frames::put_all(&batch);
+                        batch.clear();
+                    }
+                    batch.push(Frame(pte.frame()));
                 }
             }
+            frames::put_all(&batch);
         });
         let all = low / span(0) * span(0)..high.next_multiple_of(span(0)).min(TASK_SIZE);
         self.table.take_tables(all, &mut |t| KernelMem.free_table(t));

@@ -8,7 +8,7 @@
 //! the CPU's walks see the new entry.
 
 use super::asid;
-use super::frames::Frame;
+use super::frames::{self, Frame};
 use super::space::AddressSpace;
 use super::{KernelMem, PAGE_SIZE};
 use crate::arch::{paging, tlb};
@@ -146,9 +146,7 @@ impl<'a> Gather<'a> {
             let pages = self.high.saturating_sub(self.low) / PAGE_SIZE;
             self.space.flush_range(self.low, pages, self.table_len > 0);
         }
-        for f in &self.frames[..self.len] {
-            f.put();
-        }
+        frames::put_all(&self.frames[..self.len]);
         for &t in &self.tables[..self.table_len] {
             KernelMem.free_table(t);
         }
