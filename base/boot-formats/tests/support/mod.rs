@@ -1,6 +1,8 @@
 //! Builds device trees for tests.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod archive;
+
 use std::collections::HashMap;
 
 /// A blob under construction: call `begin`, `prop` and `end` in tree order.
