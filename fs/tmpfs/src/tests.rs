@@ -199,7 +199,7 @@ fn limits_give_enospc_and_everything_is_returned() {
     let w = world_with(Limits { pages: 4, inodes: 3 });
     w.put("/a", &[1; 8192]).unwrap();
     let f = w.open("/b", linux::O_CREAT | linux::O_RDWR).unwrap();
-    assert_eq!(f.write(&mut SliceSource::new(&[2; 20000])).unwrap(), 8192);
+    assert_eq!(f.write(&mut SliceSource::new(&vec![2; 20000])).unwrap(), 8192);
     assert_eq!(f.write(&mut SliceSource::new(&[2; 10])).unwrap_err(), Errno::ENOSPC);
     assert_eq!(w.put("/c", b"").unwrap_err(), Errno::ENOSPC);
     assert_eq!(f.fallocate(0, 0, 40960).unwrap_err(), Errno::ENOSPC);
@@ -496,7 +496,7 @@ proptest! {
                 Node::Dir => { w.list(p).unwrap(); }
             }
         }
-        let inodes: std::collections::BTreeSet<_> = m.names.values().filter_map(|n| match n { Node::File(i) => Some(i), _ => None }).collect();
+        let inodes: std::collections::BTreeSet<_> = m.names.values().filter_map(|n| match n { Node::File(i) => Some(i), Node::Dir => None }).collect();
         let dirs = m.names.values().filter(|n| **n == Node::Dir).count();
         prop_assert_eq!(w.tmp.used_inodes(), (1 + dirs + inodes.len()) as u64);
     }
