@@ -93,7 +93,18 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
     let online = smp::start_secondaries(wanted, sched::prepare_secondary);
     info!("{online} of {} CPUs online", percpu::listed());
     arch::irq_enable();
+    check_identities();
+    sched::selftest();
     crate::task::start_init()
+}
+
+/// Every CPU must know itself by both ways.
+fn check_identities() {
+    for (cpu, fast, fallback) in percpu::identity_check() {
+        if fast != cpu || fallback != cpu {
+            error!("cpu{cpu}: identity mismatch: fast path {fast}, fallback {fallback}");
+        }
+    }
 }
 
 /// Indices: the boot CPU first, then the others as listed.

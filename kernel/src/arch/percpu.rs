@@ -168,6 +168,45 @@ pub fn id_by_mpidr() -> Option<usize> {
     lookup_by_mpidr(crate::read_sysreg!("mpidr_el1"))
 }
 
+/// What each CPU found when it last compared: times compared, fast path, fallback.
+static IDENTITY: [[AtomicUsize; 3]; MAX_CPUS] = [const { [const { AtomicUsize::new(0) }; 3] }; MAX_CPUS];
+
+/// Compares the two ways to know the calling CPU and keeps the answers for [`identity_check`]. With
+/// `berth.sabotage=cpuid` the answer of the fast path is falsified here (and only here). Preemption is disabled.
+pub fn check_identity_here() {
+    let cpu = id();
+    let fast = if crate::machine::sabotaged("cpuid") { cpu ^ 1 } else { cpu };
+    let at = &IDENTITY[cpu];
+    at[1].store(fast, Ordering::Relaxed);
+    at[2].store(id_by_mpidr().unwrap_or(usize::MAX), Ordering::Relaxed);
+    at[0].fetch_add(1, Ordering::Release);
+}
+
+/// Lets each online CPU compare its identities now, and returns (index, fast path, fallback) of each that answered within
+/// 100 ms. Context: thread.
+pub fn identity_check() -> arrayvec::ArrayVec<(usize, usize, usize), MAX_CPUS> {
+    let mut found = arrayvec::ArrayVec::new();
+    for cpu in (0..listed()).filter(|&c| of(c).online.load(Ordering::Acquire)) {
+        let before = IDENTITY[cpu][0].load(Ordering::Acquire);
+        let irq = crate::arch::irq_save();
+        if id() == cpu {
+            check_identity_here();
+        } else {
+            crate::sched::ask_identity(cpu);
+        }
+        crate::arch::irq_restore(irq);
+        let limit = crate::arch::time::now_ns() + 100_000_000;
+        while IDENTITY[cpu][0].load(Ordering::Acquire) == before && crate::arch::time::now_ns() < limit {
+            core::hint::spin_loop();
+        }
+        if IDENTITY[cpu][0].load(Ordering::Acquire) != before {
+            let [fast, fallback] = [1, 2].map(|i| IDENTITY[cpu][i].load(Ordering::Relaxed));
+            found.push((cpu, fast, fallback));
+        }
+    }
+    found
+}
+
 /// Counts one event on the calling CPU. A migration in between credits the wrong CPU, which no one minds.
 #[inline(always)]
 pub fn count(what: Counter) {
@@ -175,6 +214,11 @@ pub fn count(what: Counter) {
     // Interrupt handlers count other events than the code they interrupt, so a plain add would almost do; LSE makes the
     // atomic one as cheap.
     c.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts `n` events on the calling CPU.
+pub fn count_many(what: Counter, n: u64) {
+    this().counters[what as usize].fetch_add(n, Ordering::Relaxed);
 }
 
 /// Counts one event on behalf of another CPU.

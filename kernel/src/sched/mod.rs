@@ -1,46 +1,59 @@
 //! The scheduler: who runs where, and sleeping and waking.
 //!
 //! # Ideas
-//! Each CPU has a run queue ([`queue::RunQueue`]) under an interrupt-safe lock, an idle thread, and a one-shot timer. A
-//! thread is in exactly one of these places: running on a CPU, queued on one CPU, or parked. Parking and unparking go
-//! through one atomic word per thread ([`state::SchedState`]), so that a wake-up that comes between a sleeper's last check
-//! and its sleep is kept as a token and never lost.
+//! Each CPU has a run queue (`sched_policy::RunQueue`, which holds the policy) under an interrupt-safe lock, an idle
+//! thread, and a one-shot timer. A thread is in exactly one of these places: running on a CPU, queued on one CPU, parked,
+//! or in the hands of whoever moves it between two of them. Parking and unparking go through one atomic word per thread
+//! ([`state::SchedState`]), so that a wake-up that comes between a sleeper's last check and its sleep is kept as a token
+//! and never lost.
 //!
 //! # Ownership and locking
 //! - A queue's content and the entity of a queued or running thread belong to that CPU's queue lock.
 //! - The lock is held across the switch: the thread that runs next releases it ([`finish_switch`]), which is what makes a
 //!   thread's saved registers complete before any other CPU can pick it.
-//! - At most one queue lock is held at a time; stealing locks the victim's, takes one thread, unlocks, and only then
-//!   locks the thief's.
+//! - At most one queue lock is held at a time, but for balancing, which only tries the second; stealing locks the
+//!   victim's, takes one thread, unlocks, and only then locks the thief's.
 //! - The scheduler owns one reference to each thread from [`spawn`] until the thread has exited and left its stack.
+//!
+//! # Affinity
+//! Whoever queues a thread looks at its mask again afterwards, and whoever changes the mask looks where the thread is
+//! afterwards; so at least one of two that race sees the other, and moves it. A running thread that may not stay is asked
+//! to switch, and is queued elsewhere by the thread that runs after it.
 //!
 //! # Preemption
 //! The running thread's `NEED_RESCHED` flag asks for a switch. It is looked at on the way back to user mode, when
 //! `preempt_enable` reaches zero, and at the end of an interrupt taken in preemptible kernel code.
 //!
-//! # Address spaces
-//! A CPU keeps the last user address space loaded while kernel threads and idle run ("lazy"), since changing it costs TLB
-//! refills. Who destroys an address space first calls [`retire_mm`], which makes every CPU let go of it.
-//!
 //! # What fails
-//! Nothing in here allocates or fails after [`spawn`]; admission (the bound on threads) is checked there.
+//! Only admission ([`admit`], [`spawn`]): nothing allocates or fails after it, except that a sleep with a deadline may
+//! return early when there is no memory for its timer's first entry.
 
-pub mod cpu_select;
+pub mod account;
+pub mod admission;
 pub mod idle;
-pub mod queue;
+mod lazy_mm;
+pub mod policy;
+mod resched;
+mod selftest;
 pub mod state;
 pub mod timer;
 
 use crate::arch::context::{self, NEED_RESCHED, SIGNAL_PENDING, ThreadContext};
-use crate::arch::gic::{self, Sgi};
 use crate::arch::percpu::{self, Counter, MAX_CPUS};
-use crate::mm::AddressSpace;
 use crate::task::Thread;
+pub use admission::admit;
 use alloc::sync::Arc;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+pub use lazy_mm::{reload_mm, retire_mm};
 use platform::{ParkOptions, Wake};
-use queue::RunQueue;
+pub use resched::{ask_identity, resched};
+use sched_policy::{
+    Arrival, AtomicCpuMask, CpuId, CpuMask, GiveWay, Kick, RunQueue, WakeRequest, coalesced_expiry_ns, select_cpu,
+    select_cpu_new, timer_window_ns,
+};
+pub use selftest::run as selftest;
+use state::Handle;
 pub use state::SchedState;
 use state::{PARKED, RUNNABLE, TOKEN};
 use sync::{IrqLock, LockClass};
@@ -49,38 +62,66 @@ static RQ_CLASS: LockClass = LockClass::new("run queue", sync::rank::RUNQUEUE);
 
 /// One CPU's scheduling state.
 struct Cpu {
-    queue: IrqLock<RunQueue>,
+    queue: IrqLock<RunQueue<Handle>>,
     /// The thread that was switched away from, until `finish_switch`. The CPU's own.
     previous: Cell<*const Thread>,
-    /// The address space that is loaded.
-    active_mm: AtomicPtr<AddressSpace>,
-    /// Asked to let go of it.
-    leave_mm: AtomicBool,
-    /// Reschedule interrupts taken and not yet acknowledged by a look at the queue.
-    unacknowledged: AtomicU32,
-    /// Whether the idle thread runs and nothing is queued.
-    idle: AtomicBool,
+    /// What is to happen to it then. The CPU's own.
+    previous_fate: Cell<Fate>,
+    loaded: lazy_mm::Loaded,
     /// Threads queued or running, for placement (a hint).
     load: AtomicU32,
-    /// Nanoseconds spent idle.
-    idle_ns: AtomicU64,
+    account: account::CpuAccount,
 }
 
-// SAFETY: `previous` is touched by its own CPU with interrupts masked.
+/// What becomes of a thread that was switched away from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is queued here, or parked.
+    Stays,
+    /// It may not run here: queue it elsewhere.
+    Moves,
+    /// It has exited.
+    Ends,
+}
+
+/// Why the running thread leaves its CPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// It sleeps, unless a token says otherwise.
+    Parks,
+    /// It has exited.
+    Exits,
+    /// Somebody else may want the CPU.
+    Preempted,
+    /// It gives the CPU up.
+    Yields,
+}
+
+// SAFETY: the cells are touched by their own CPU with interrupts masked.
 unsafe impl Sync for Cpu {}
 
 static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
-        queue: IrqLock::new(&RQ_CLASS, RunQueue::new()),
+        // `init_boot_cpu` gives each queue its own number.
+        queue: IrqLock::new(&RQ_CLASS, RunQueue::new(CpuId::BOOT)),
         previous: Cell::new(core::ptr::null()),
-        active_mm: AtomicPtr::new(core::ptr::null_mut()),
-        leave_mm: AtomicBool::new(false),
-        unacknowledged: AtomicU32::new(0),
-        idle: AtomicBool::new(false),
+        previous_fate: Cell::new(Fate::Stays),
+        loaded: lazy_mm::Loaded::new(),
         load: AtomicU32::new(0),
-        idle_ns: AtomicU64::new(0),
+        account: account::CpuAccount::new(),
     }
 }; MAX_CPUS];
+
+/// CPUs that schedule.
+static ONLINE: AtomicCpuMask = AtomicCpuMask::new(CpuMask::EMPTY);
+/// CPUs that sleep in their idle thread.
+static IDLE_CPUS: AtomicCpuMask = AtomicCpuMask::new(CpuMask::EMPTY);
+
+/// CPU `n` as the policy names it; `n` is below [`MAX_CPUS`], which is below the policy's bound.
+#[inline]
+fn cpu_id(n: usize) -> CpuId {
+    CpuId::new(n).unwrap_or(CpuId::BOOT)
+}
 
 /// The running thread. It lives at least as long as it runs, so the reference is good for whatever the thread does; it
 /// must not be handed to others (clone an [`Arc`] with [`current_arc`]).
@@ -103,8 +144,14 @@ fn arc_of(t: &Thread) -> Arc<Thread> {
     }
 }
 
-/// Lets `thread`, which never ran, run.
-pub fn spawn(thread: Arc<Thread>) {
+/// Lets `thread`, which never ran, run. `EAGAIN`, and the thread never runs, if it has no place in the run queues yet
+/// ([`admit`]) and there is none. Context: may allocate if there is no place yet.
+pub fn spawn(thread: Arc<Thread>) -> abi::Result<()> {
+    if thread.sched.reservation().is_none() {
+        let place = admission::admit_class(thread.sched.entity.qos())?;
+        // SAFETY: the thread is new: its maker, who calls this, is the only one that knows it as a thread.
+        unsafe { thread.sched.reserve(place) };
+    }
     let t: &'static Thread = {
         // SAFETY: the reference is leaked to the scheduler, which gives it back in `finish_switch` after exit.
         unsafe { &*Arc::into_raw(thread) }
@@ -112,59 +159,97 @@ pub fn spawn(thread: Arc<Thread>) {
     t.sched.state.store(RUNNABLE, Ordering::Relaxed);
     let irq = crate::arch::irq_save();
     let here = percpu::id();
-    let target = cpu_select::for_fork(t, here);
-    place(t, target, queue::Why::New);
+    let target = place_new(t, here);
+    place(t, target, Arrival::New);
     crate::arch::irq_restore(irq);
+    Ok(())
 }
 
-/// Queues `t` on `target` and asks that CPU to look if it should. Interrupts masked.
-fn place(t: &'static Thread, target: usize, why: queue::Why) {
-    let cpu = &CPUS[target];
-    if t.sched.cpu.swap(target as u32, Ordering::Relaxed) != target as u32 {
-        percpu::count(Counter::Migrations);
+fn load(cpu: CpuId) -> usize {
+    CPUS[cpu.index()].load.load(Ordering::Relaxed) as usize
+}
+
+fn place_new(t: &Thread, here: usize) -> usize {
+    if percpu::listed() == 1 {
+        return 0;
     }
-    let preempt = {
+    let allowed = t.sched.entity.affinity().and(&ONLINE.load());
+    select_cpu_new(cpu_id(here), &allowed, &IDLE_CPUS.load(), load).index()
+}
+
+#[inline]
+fn place_woken(t: &Thread, here: usize, sync: bool) -> usize {
+    if percpu::listed() == 1 {
+        return 0;
+    }
+    let e = &t.sched.entity;
+    let request = WakeRequest { prev: e.cpu(), waker: cpu_id(here), sync, allowed: e.affinity().and(&ONLINE.load()) };
+    select_cpu(&request, &IDLE_CPUS.load(), load).index()
+}
+
+/// Queues `t`, which is in no queue, on `target` (or elsewhere if it may not run there) and asks that CPU to look if it
+/// should. Interrupts masked; no queue lock held.
+#[inline]
+fn place(t: &'static Thread, target: usize, arrival: Arrival) {
+    let (mut target, mut arrival) = (target, arrival);
+    let e = &t.sched.entity;
+    loop {
+        let cpu = &CPUS[target];
+        let moved = e.cpu().index() != target;
         let mut q = cpu.queue.lock();
-        let preempt = q.enqueue(t, why, crate::arch::time::now_ns());
-        cpu.load.store(q.len() as u32, Ordering::Relaxed);
-        preempt
-    };
-    let was_idle = cpu.idle.swap(false, Ordering::AcqRel);
-    if preempt || was_idle {
-        resched(target);
-    } else {
-        timer::slice_may_start(target);
-    }
-}
-
-/// Makes CPU `target` look at its queue soon. Counted at every step.
-pub fn resched(target: usize) {
-    if target == percpu::id() {
-        context::current().flags.fetch_or(NEED_RESCHED, Ordering::Relaxed);
+        let now = crate::arch::time::now_ns();
+        let kick = q.enqueue(Handle(t), arrival, now);
+        if moved {
+            percpu::count(Counter::Migrations);
+            // Between naming the new CPU and looking at the mask; pairs with the one in `policy::set_affinity`.
+            fence(Ordering::SeqCst);
+        }
+        if !e.allows(cpu_id(target)) && q.detach(&Handle(t), now).is_some() {
+            drop(q);
+            target = place_new(t, percpu::id());
+            arrival = Arrival::Migrated;
+            if e.allows(cpu_id(target)) {
+                continue;
+            }
+            // No CPU of its mask is online, which `set_affinity` excludes; it runs somewhere rather than nowhere.
+            target = 0;
+            let mut q = CPUS[0].queue.lock();
+            let kick = q.enqueue(Handle(t), arrival, now);
+            drop(q);
+            act(target, kick, now);
+            return;
+        }
+        cpu.load.store(q.runnable() as u32, Ordering::Relaxed);
+        drop(q);
+        IDLE_CPUS.remove(cpu_id(target));
+        act(target, kick, now);
         return;
     }
-    percpu::count_on(target, Counter::ReschedRequest);
-    if gic::send(target, Sgi::Reschedule) {
-        percpu::count_on(target, Counter::ReschedSent);
+}
+
+/// Does on `target` what its queue asked for. Interrupts masked.
+#[inline]
+fn act(target: usize, kick: Kick, now: u64) {
+    match kick {
+        Kick::Nothing => {}
+        Kick::SetTimer => timer::slice_changed(target, now),
+        Kick::Resched => {
+            resched(target);
+        }
     }
 }
 
 /// The reschedule interrupt. Interrupts masked.
 pub fn resched_interrupt() {
-    let cpu = &CPUS[percpu::id()];
-    // The request may be older than what the CPU runs by now: a space whose thread runs here stays.
-    if cpu.leave_mm.swap(false, Ordering::AcqRel)
-        && current().sched.mm.load(Ordering::Relaxed) != cpu.active_mm.load(Ordering::Relaxed)
-    {
-        leave_mm();
-    }
-    cpu.unacknowledged.fetch_add(1, Ordering::Relaxed);
-    context::current().flags.fetch_or(NEED_RESCHED, Ordering::Relaxed);
+    let cpu = percpu::id();
+    lazy_mm::serve(cpu);
+    resched::interrupt(cpu);
 }
 
 /// The timer interrupt. Interrupts masked.
 pub fn timer_interrupt() {
-    timer::expire();
+    // An interrupt of kernel code has raised the count.
+    timer::expire(context::current().preempt.get() == 0);
 }
 
 /// Sleeps until [`unpark`], a deadline or a signal, as `options` say; may return for no reason.
@@ -173,23 +258,33 @@ pub fn park(options: ParkOptions) -> Wake {
     if me.sched.take_token() {
         return Wake::Unparked;
     }
-    let flags = me.arch.flags.load(Ordering::Acquire);
-    if options.interruptible && flags & SIGNAL_PENDING != 0 {
+    let flags = &me.arch.flags;
+    if options.interruptible && flags.load(Ordering::Acquire) & SIGNAL_PENDING != 0 {
         return Wake::Interrupted;
     }
     debug_assert!(platform::may_sleep(), "sleeping in atomic context");
-    let timer = match options.deadline_ns {
-        None => None,
-        Some(at) if at <= crate::arch::time::now_ns() => return Wake::TimedOut,
-        Some(u64::MAX) => None,
-        Some(at) => Some(timer::arm_wake(at, me)),
+    let timed = match options.deadline_ns {
+        None | Some(u64::MAX) => false,
+        Some(at) => {
+            let now = crate::arch::time::now_ns();
+            if at <= now {
+                return Wake::TimedOut;
+            }
+            let slack = me.sched.slack_ns.load(Ordering::Relaxed);
+            let window = timer_window_ns(&me.sched.entity, (slack != u64::MAX).then_some(slack), at - now);
+            if !timer::arm_wake(at, coalesced_expiry_ns(at, window), me) {
+                yield_now();
+                return Wake::Unparked;
+            }
+            true
+        }
     };
     let irq = crate::arch::irq_save();
-    schedule(true);
+    schedule(Leave::Parks);
     crate::arch::irq_restore(irq);
-    let timed_out = timer.is_some_and(|t| !timer::cancel(t));
+    let timed_out = timed && !timer::cancel_wake(me);
     me.sched.take_token();
-    if options.interruptible && me.arch.flags.load(Ordering::Acquire) & SIGNAL_PENDING != 0 {
+    if options.interruptible && flags.load(Ordering::Acquire) & SIGNAL_PENDING != 0 {
         return Wake::Interrupted;
     }
     if timed_out { Wake::TimedOut } else { Wake::Unparked }
@@ -217,90 +312,89 @@ pub fn unpark(t: &Thread, sync: bool) {
     let here = percpu::id();
     // It may still be on its way off its CPU; its registers are complete when `on_cpu` is clear. That CPU needs nothing
     // from us to get there, unless it is this one - and then it is not running this code.
-    let last = t.sched.cpu.load(Ordering::Relaxed) as usize;
     while t.sched.on_cpu.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }
-    let target = cpu_select::for_wake(t, last, here, sync);
-    place(t, target, queue::Why::Woken);
+    let target = place_woken(t, here, sync);
+    place(t, target, Arrival::Wakeup);
     crate::arch::irq_restore(irq);
 }
 
 /// Gives the CPU to whoever else wants it.
 pub fn yield_now() {
     let irq = crate::arch::irq_save();
-    {
-        let mut q = CPUS[percpu::id()].queue.lock();
-        q.yielded();
-    }
-    schedule(false);
+    schedule(Leave::Yields);
     crate::arch::irq_restore(irq);
 }
 
 /// A switch asked for by NEED_RESCHED, on the way back to user mode.
 pub fn preempt_user() {
     let irq = crate::arch::irq_save();
-    schedule(false);
+    schedule(Leave::Preempted);
     crate::arch::irq_restore(irq);
 }
 
 /// A switch asked for by NEED_RESCHED, at the end of an interrupt in preemptible kernel code. Interrupts masked.
 pub fn preempt_kernel() {
-    schedule(false);
+    schedule(Leave::Preempted);
 }
 
 /// The running thread's end: it never runs again. Its reference goes once its stack is left. Dropping a [`Thread`] must
 /// not sleep.
 pub fn exit_current() -> ! {
     crate::arch::irq_save();
-    let me = current();
-    me.sched.state.store(state::DEAD, Ordering::Release);
-    schedule(true);
+    schedule(Leave::Exits);
     unreachable!("a dead thread ran")
 }
 
-/// Picks the next thread and switches to it. `leaving`: the current thread parks or exits (unless a token says
-/// otherwise). Interrupts masked.
-fn schedule(leaving: bool) {
+/// Picks the next thread and switches to it. Interrupts masked.
+fn schedule(why: Leave) {
     let me = current();
     let ctx = &me.arch;
-    ctx.flags.fetch_and(!NEED_RESCHED, Ordering::Relaxed);
+    let mut why = why;
+    let asked = ctx.flags.load(Ordering::Relaxed) & NEED_RESCHED != 0;
+    if asked {
+        ctx.flags.fetch_and(!NEED_RESCHED, Ordering::Relaxed);
+    }
     let this = percpu::id();
     let cpu = &CPUS[this];
-    let acks = cpu.unacknowledged.swap(0, Ordering::Relaxed);
-    for _ in 0..acks {
-        percpu::count(Counter::ReschedAcked);
-    }
+    let idle = idle::thread(this);
+    resched::acknowledge(this);
     let mut q = cpu.queue.lock();
-    let now = crate::arch::time::now_ns();
-    if leaving {
-        if me.sched.state.load(Ordering::Relaxed) != state::DEAD
-            && me.sched.state.compare_exchange(RUNNABLE, PARKED, Ordering::AcqRel, Ordering::Relaxed).is_err()
-        {
-            // A token came: do not sleep.
-            me.sched.state.store(RUNNABLE, Ordering::Relaxed);
-            return;
+    let mut fate = Fate::Stays;
+    match why {
+        Leave::Parks => {
+            let state = &me.sched.state;
+            if state.compare_exchange(RUNNABLE, PARKED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                // A token came: do not sleep.
+                state.store(RUNNABLE, Ordering::Relaxed);
+                if !asked {
+                    return;
+                }
+                why = Leave::Preempted;
+            }
         }
-        q.leave(now);
+        Leave::Exits => fate = Fate::Ends,
+        Leave::Preempted | Leave::Yields => {
+            if !me.sched.entity.allows(cpu_id(this)) && !core::ptr::eq(me, idle) {
+                fate = Fate::Moves;
+            }
+        }
     }
-    let next = match q.pick(me, leaving, now) {
-        Some(next) => next,
-        None => {
-            // Nothing here: the idle thread steals or sleeps.
-            idle::thread(this)
-        }
-    };
-    cpu.load.store(q.len() as u32, Ordering::Relaxed);
-    timer::slice_starts(&q, next, now);
+    let now = crate::arch::time::now_ns();
+    let next = choose(&mut q, me, idle, why, fate, now);
+    cpu.load.store(q.runnable() as u32, Ordering::Relaxed);
+    timer::slice_starts(this, &q, core::ptr::eq(next, idle), now);
     if core::ptr::eq(next, me) {
         return;
     }
+    me.sched.runtime_ns.store(me.sched.entity.exec_ns(), Ordering::Relaxed);
     next.sched.on_cpu.store(true, Ordering::Relaxed);
-    next.sched.cpu.store(this as u32, Ordering::Relaxed);
     cpu.previous.set(me);
+    cpu.previous_fate.set(fate);
     // The lock stays held over the switch: `finish_switch` releases it.
     core::mem::forget(q);
-    switch_mm_to(next.sched.mm.load(Ordering::Relaxed));
+    lazy_mm::switch_to(next.sched.mm.load(Ordering::Relaxed));
     #[cfg(debug_assertions)]
     let preempt = ctx.preempt.get();
     // SAFETY: interrupts are masked, `me` runs, `next` is runnable and nowhere else since we hold the queue that had it.
@@ -310,6 +404,26 @@ fn schedule(leaving: bool) {
     finish_switch_inner();
 }
 
+#[inline]
+fn choose(
+    q: &mut RunQueue<Handle>,
+    me: &'static Thread,
+    idle: &'static Thread,
+    why: Leave,
+    fate: Fate,
+    now: u64,
+) -> &'static Thread {
+    let next = if core::ptr::eq(me, idle) {
+        q.next(now)
+    } else if fate != Fate::Stays || why == Leave::Parks {
+        q.switch_away(&Handle(me), now)
+    } else {
+        let way = if why == Leave::Yields { GiveWay::Yielded } else { GiveWay::Preempted };
+        Some(q.switch_runnable(Handle(me), way, now))
+    };
+    next.map_or(idle, |h| h.0)
+}
+
 /// The first thing that a new thread does; called by the vectors. A new thread starts as if inside the scheduler, with
 /// preemption disabled once.
 pub fn finish_switch() {
@@ -317,84 +431,42 @@ pub fn finish_switch() {
     context::current().preempt.set(0);
 }
 
+#[inline]
 fn finish_switch_inner() {
     let cpu = &CPUS[percpu::id()];
     let previous = cpu.previous.replace(core::ptr::null());
+    let fate = cpu.previous_fate.replace(Fate::Stays);
+    if !previous.is_null() {
+        // SAFETY: the scheduler's reference keeps it alive; from here on others may run it.
+        unsafe { (*previous).sched.on_cpu.store(false, Ordering::Release) };
+    }
     // SAFETY: `schedule` locked it on this CPU and forgot the guard; interrupts are masked.
     unsafe { cpu.queue.force_unlock() };
-    if !previous.is_null() {
-        // SAFETY: the scheduler's reference keeps it alive until below.
-        let p = unsafe { &*previous };
-        let dead = p.sched.state.load(Ordering::Acquire) == state::DEAD;
-        p.sched.on_cpu.store(false, Ordering::Release);
-        if dead {
-            // SAFETY: the reference that `spawn` leaked; nobody else gives it back.
-            drop(unsafe { Arc::from_raw(previous) });
-        }
+    if fate != Fate::Stays {
+        end_or_move(previous, fate);
     }
 }
 
-/// Loads `mm` on this CPU if it is a user's and not loaded. Interrupts masked.
-fn switch_mm_to(mm: *mut AddressSpace) {
-    let cpu = &CPUS[percpu::id()];
-    if mm.is_null() || cpu.active_mm.load(Ordering::Relaxed) == mm {
+#[cold]
+fn end_or_move(previous: *const Thread, fate: Fate) {
+    if previous.is_null() {
         return;
     }
-    cpu.active_mm.store(mm, Ordering::Relaxed);
-    // SAFETY: a thread's address space lives as long as a thread that uses it has not exited.
-    unsafe { (*mm).activate() };
-}
-
-/// Loads the running thread's address space after it was changed (exec), or none.
-pub fn reload_mm() {
-    let irq = crate::arch::irq_save();
-    let mm = current().sched.mm.load(Ordering::Relaxed);
-    if mm.is_null() {
-        leave_mm()
-    } else {
-        switch_mm_to(mm)
+    // SAFETY: it is in no queue and runs nowhere, so it is this function's alone.
+    let t = unsafe { &*previous };
+    if fate == Fate::Moves {
+        let target = place_new(t, percpu::id());
+        place(t, target, Arrival::Migrated);
+        return;
     }
-    crate::arch::irq_restore(irq);
-}
-
-/// Lets this CPU go of whatever is loaded. Interrupts masked.
-fn leave_mm() {
-    let cpu = &CPUS[percpu::id()];
-    if !cpu.active_mm.swap(core::ptr::null_mut(), Ordering::AcqRel).is_null() {
-        crate::arch::mmu::unload_user();
-    }
-}
-
-/// Makes every CPU let go of `mm`, which no thread uses any more (the caller has already pointed itself elsewhere).
-/// Bounded: the others run idle or kernel threads, and take the interrupt.
-pub fn retire_mm(mm: *const AddressSpace) {
-    let mm = mm.cast_mut();
-    for (i, cpu) in CPUS.iter().enumerate().take(percpu::listed()) {
-        if cpu.active_mm.load(Ordering::Acquire) != mm {
-            continue;
-        }
-        let irq = crate::arch::irq_save();
-        if percpu::id() == i {
-            leave_mm();
-            crate::arch::irq_restore(irq);
-            continue;
-        }
-        crate::arch::irq_restore(irq);
-        cpu.leave_mm.store(true, Ordering::Release);
-        resched(i);
-        let limit = crate::arch::time::now_ns() + 5_000_000_000;
-        while cpu.active_mm.load(Ordering::Acquire) == mm {
-            core::hint::spin_loop();
-            if crate::arch::time::now_ns() > limit {
-                panic!("cpu{i} does not let go of an address space");
-            }
-        }
-    }
+    t.sched.state.store(state::DEAD, Ordering::Release);
+    // SAFETY: the reference that `spawn` leaked; nobody else gives it back.
+    drop(unsafe { Arc::from_raw(previous) });
 }
 
 /// Nanoseconds that CPU `cpu` was idle since boot.
 pub fn idle_ns(cpu: usize) -> u64 {
-    CPUS[cpu].idle_ns.load(Ordering::Relaxed)
+    account::cpu_times(cpu).idle_ns
 }
 
 /// How many threads are runnable or running now, over all CPUs (for the load average).
@@ -406,8 +478,18 @@ pub fn runnable() -> usize {
 pub static BOOT_CONTEXT: ThreadContext = ThreadContext::boot();
 
 /// Turns the boot CPU's thread of control into a real thread: it goes on as `thread`'s life, on the boot stack, and
-/// becomes CPU 0's idle thread.
+/// becomes CPU 0's idle thread. Sets up every CPU's queue.
 pub fn init_boot_cpu() {
+    for (i, cpu) in CPUS.iter().enumerate().take(percpu::listed()) {
+        *cpu.queue.lock() = RunQueue::new(cpu_id(i));
+    }
+    if !admission::grow(64) {
+        crate::start::stop("no memory for the run queues");
+    }
+    ONLINE.insert(CpuId::BOOT);
+    if crate::machine::sabotaged("sgi") {
+        crate::arch::gic::sabotage_sgi(true);
+    }
     let idle = crate::task::kernel_thread_for_boot(0);
     idle::set_thread(0, idle);
     let t = idle::thread(0);
