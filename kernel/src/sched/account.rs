@@ -128,10 +128,17 @@ pub fn thread_times(t: &Thread) -> (u64, u64) {
     (user_ns, total - user_ns)
 }
 
-/// The load average over 1, 5 and 15 minutes, times 2048 (FSHIFT 11, as `sysinfo(2)` and /proc/loadavg want it).
+/// The load average over 1, 5 and 15 minutes, in hundredths.
 pub fn load_average() -> [u64; 3] {
     load::update(crate::arch::time::now_ns());
-    load::read()
+    // Rounded as /proc/loadavg does.
+    load::read().map(|v| (v * 100 + 1023) / 2048)
+}
+
+/// The load average times 65536, as `sysinfo(2)` wants it.
+pub fn load_average_scaled() -> [u64; 3] {
+    load::update(crate::arch::time::now_ns());
+    load::read().map(|v| v << 5)
 }
 
 mod load {

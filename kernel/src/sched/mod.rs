@@ -34,13 +34,13 @@ pub mod idle;
 mod lazy_mm;
 pub mod policy;
 mod resched;
-mod selftest;
 pub mod state;
 pub mod timer;
 
 use crate::arch::context::{self, NEED_RESCHED, SIGNAL_PENDING, ThreadContext};
 use crate::arch::percpu::{self, Counter, MAX_CPUS};
 use crate::task::Thread;
+pub use account::{cpu_times, load_average, load_average_scaled, runtime_ns, thread_times};
 pub use admission::admit;
 use alloc::sync::Arc;
 use core::cell::Cell;
@@ -52,7 +52,6 @@ use sched_policy::{
     Arrival, AtomicCpuMask, CpuId, CpuMask, GiveWay, Kick, RunQueue, WakeRequest, coalesced_expiry_ns, select_cpu,
     select_cpu_new, timer_window_ns,
 };
-pub use selftest::run as selftest;
 use state::Handle;
 pub use state::SchedState;
 use state::{PARKED, RUNNABLE, TOKEN};

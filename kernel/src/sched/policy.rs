@@ -147,7 +147,8 @@ pub fn set_param(t: &Thread, priority: i32, by: &Authority) -> Result<()> {
 
 /// `sched_setattr(2)`. `EINVAL`: unknown policy or flag, priority out of range; `EPERM` by the rules of sched(7).
 pub fn set_attr(t: &Thread, attr: &Attr, by: &Authority) -> Result<()> {
-    let known = (linux::SCHED_FLAG_RESET_ON_FORK | linux::SCHED_FLAG_KEEP_POLICY | linux::SCHED_FLAG_KEEP_PARAMS) as u64;
+    let known =
+        (linux::SCHED_FLAG_RESET_ON_FORK | linux::SCHED_FLAG_KEEP_POLICY | linux::SCHED_FLAG_KEEP_PARAMS) as u64;
     if attr.flags & !known != 0 {
         return Err(Errno::EINVAL);
     }
@@ -156,11 +157,8 @@ pub fn set_attr(t: &Thread, attr: &Attr, by: &Authority) -> Result<()> {
     let (old_number, old_priority) = number(old);
     let keeps = |flag: u32| attr.flags & flag as u64 != 0;
     let kind = if keeps(linux::SCHED_FLAG_KEEP_POLICY) { old_number } else { attr.policy };
-    let (priority, nice) = if keeps(linux::SCHED_FLAG_KEEP_PARAMS) {
-        (old_priority, t.sched.nice())
-    } else {
-        (attr.priority, attr.nice)
-    };
+    let (priority, nice) =
+        if keeps(linux::SCHED_FLAG_KEEP_PARAMS) { (old_priority, t.sched.nice()) } else { (attr.priority, attr.nice) };
     let new = make_policy(kind, priority, nice)?;
     check_permission(t, old, new, nice, by)?;
     let reset = keeps(linux::SCHED_FLAG_RESET_ON_FORK);

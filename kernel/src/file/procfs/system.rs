@@ -199,16 +199,20 @@ pub(super) fn ticks(ns: u64) -> u64 {
 }
 
 fn stat(out: &mut Vec<u8>) -> Result<()> {
-    let now = now_ns();
     let online: Vec<usize> = (0..percpu::listed()).filter(|&c| crate::arch::smp::is_online(c)).collect();
-    let idle = |c: usize| crate::sched::idle_ns(c).min(now);
-    let all_idle: u64 = online.iter().map(|&c| idle(c)).sum();
-    let all_busy = now * online.len() as u64 - all_idle;
-    let mut o = Out(out);
-    writeln!(o, "cpu  {} 0 0 {} 0 0 0 0 0 0", ticks(all_busy), ticks(all_idle)).map_err(full)?;
+    let mut all = crate::sched::account::CpuTimes::default();
+    let mut rows = Vec::new();
     for &c in &online {
-        writeln!(o, "cpu{c} {} 0 0 {} 0 0 0 0 0 0", ticks(now - idle(c)), ticks(idle(c))).map_err(full)?;
+        let t = crate::sched::cpu_times(c);
+        all.user_ns += t.user_ns;
+        all.system_ns += t.system_ns;
+        all.idle_ns += t.idle_ns;
+        let (user, system, idle) = (ticks(t.user_ns), ticks(t.system_ns), ticks(t.idle_ns));
+        writeln!(Out(&mut rows), "cpu{c} {user} 0 {system} {idle} 0 0 0 0 0 0").map_err(full)?;
     }
+    let mut o = Out(out);
+    let (user, system, idle) = (ticks(all.user_ns), ticks(all.system_ns), ticks(all.idle_ns));
+    write!(o, "cpu  {user} 0 {system} {idle} 0 0 0 0 0 0\n{}", alloc::string::String::from_utf8_lossy(&rows)).map_err(full)?;
     let sum = |what| (0..percpu::listed()).map(|c| percpu::counter(c, what)).sum::<u64>();
     writeln!(o, "intr {}", sum(percpu::Counter::Interrupts)).map_err(full)?;
     writeln!(o, "ctxt {}", sum(percpu::Counter::ContextSwitches)).map_err(full)?;
