@@ -1,10 +1,12 @@
 //! Files as processes see them: descriptors, and the objects behind them.
 
 pub mod devfs;
+pub mod root;
 pub mod synth;
 pub mod table;
 pub mod user;
 
+pub use root::init_root;
 pub use table::FileTable;
 pub use vfs::FsContext;
 

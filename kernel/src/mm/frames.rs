@@ -317,6 +317,15 @@ pub(super) fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
     }
 }
 
+/// Adds the whole pages of `range`, reserved until now, to the allocator. Nobody may use them any more.
+pub(super) fn release(range: Range<u64>) {
+    let page = PAGE_SIZE as u64;
+    let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
+    if start < end {
+        BUDDY.lock().add_range(memmap(), (start / page) as u32..(end / page) as u32);
+    }
+}
+
 /// The first reserved range that ends above `at`: where it starts (`end` if there is none) and where it ends.
 fn next_reserved(at: u64, end: u64, a: &[Range<u64>], b: &[Range<u64>]) -> (u64, u64) {
     let first = a.iter().chain(b).filter(|r| r.end > at && r.start < end && !r.is_empty()).min_by_key(|r| r.start);
