@@ -43,7 +43,7 @@ fn ram_pages() -> u64 {
 }
 
 fn unpack_initrd(fs: &FsContext) -> Result<()> {
-    let Some(range) = crate::machine::platform().chosen.initrd.clone() else {
+    let Some(range) = crate::machine::platform().chosen.initrd.map(|r| r.base..r.end()) else {
         crate::error!("no initial RAM disk: give the loader one (-initrd)");
         return Err(Errno::ENODEV);
     };
