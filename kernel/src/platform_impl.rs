@@ -12,7 +12,9 @@ static REALTIME_OFFSET: AtomicI64 = AtomicI64::new(0);
 
 /// Sets the wall clock.
 pub fn set_realtime(ns: u64) {
-    REALTIME_OFFSET.store(ns as i64 - arch::time::now_ns() as i64, Ordering::Relaxed);
+    let offset = ns as i64 - arch::time::now_ns() as i64;
+    REALTIME_OFFSET.store(offset, Ordering::Relaxed);
+    crate::mm::vdso::set_realtime_offset(offset);
 }
 
 /// CLOCK_REALTIME minus CLOCK_MONOTONIC.

@@ -194,7 +194,8 @@ pub fn prepare(request: &mut Request<'_>) -> Result<Program> {
         entry: bias.wrapping_add(plan.entry),
         ids: request.ids,
         secure: request.secure,
-        vdso: 0,
+        // Without memory for it programs make the calls.
+        vdso: space.map_vdso().unwrap_or(0) as u64,
     };
     let top = layout.stack_top as u64;
     let built = stack::build(top, request.argv, request.envp, request.path, &aux, request.limits.stack)?;

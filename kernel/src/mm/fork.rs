@@ -65,6 +65,7 @@ impl AddressSpace {
         if copied.protected {
             parent.flush_all();
         }
+        child.vdso.store(parent.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         child.rss.anon.store(copied.anon, Ordering::Relaxed);
         child.rss.file.store(copied.file, Ordering::Relaxed);
         if copied.failed { Err(Errno::ENOMEM) } else { Ok(child) }

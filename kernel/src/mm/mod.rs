@@ -31,6 +31,7 @@ pub mod oom;
 pub mod space;
 pub mod stack;
 pub mod tlb;
+pub mod vdso;
 pub mod vma;
 pub mod vmap;
 pub mod wx;
@@ -100,6 +101,7 @@ impl PhysMem for KernelMem {
 pub fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
     frames::init(ram, reserved);
     asid::init();
+    vdso::init();
 }
 
 /// Hands out a range that was reserved at boot and is no longer needed (the initial RAM disk, unpacked). Whole pages only.

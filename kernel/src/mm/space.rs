@@ -105,6 +105,8 @@ pub struct AddressSpace {
     wx_allowed: AtomicBool,
     /// The program said that it uses expedited memory barriers.
     membarrier: AtomicBool,
+    /// Where the vDSO's ELF header is, or 0.
+    pub(super) vdso: AtomicU64,
     id: u64,
 }
 
@@ -145,6 +147,7 @@ impl AddressSpace {
             rss: Rss::default(),
             wx_allowed: AtomicBool::new(wx),
             membarrier: AtomicBool::new(false),
+            vdso: AtomicU64::new(0),
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         }))
     }
@@ -224,7 +227,7 @@ impl AddressSpace {
             let label = if a.value.flags.contains(VmFlags::GROWSDOWN) {
                 Some("[stack]")
             } else if a.value.flags.contains(VmFlags::VDSO) {
-                Some("[vdso]")
+                Some(if a.value.prot.contains(Prot::EXEC) { "[vdso]" } else { "[vvar]" })
             } else if object.is_none() && a.start >= map.brk_start && a.end <= map.brk.next_multiple_of(PAGE_SIZE) {
                 Some("[heap]")
             } else {

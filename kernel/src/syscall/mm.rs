@@ -6,9 +6,13 @@ use crate::mm::advise::Advice;
 use crate::mm::map::RemapFlags;
 use crate::mm::membarrier;
 use crate::mm::object::SharedAnon;
-use crate::mm::{AddressSpace, Backing, MapRequest, PAGE_SIZE, Place, Prot, TASK_SIZE, VmFlags, current};
+use crate::mm::{AddressSpace, Backing, MapRequest, Mappable, PAGE_SIZE, Place, Prot, TASK_SIZE, VmFlags, current};
+use crate::sched;
+use crate::task::cred::cap;
 use abi::{Errno, linux};
 use alloc::sync::Arc;
+use vfs::MountFlags;
+use vfs::file::Mapping;
 
 crate::syscalls! {
     plain {
@@ -94,17 +98,33 @@ pub fn mmap(addr: usize, len: usize, prot: u32, flags: u32, fd: i32, offset: u64
     if offset.checked_add(pages * PAGE_SIZE as u64).is_none() {
         return Err(Errno::EOVERFLOW);
     }
-    let backing = if flags & linux::MAP_ANONYMOUS == 0 {
-        let (object, more) = super::file_mapping(fd, shared, prot)?;
-        vm |= more;
-        Backing::Object { object, offset }
-    } else if shared {
-        Backing::Object { object: Arc::new(SharedAnon::new(pages)), offset: 0 }
-    } else {
-        Backing::Anon
+    let file = if flags & linux::MAP_ANONYMOUS == 0 { file_mapping(fd, shared, prot, &mut vm)? } else { None };
+    let backing = match file {
+        Some(object) => Backing::Object { object, offset },
+        None if shared => Backing::Object { object: Arc::new(SharedAnon::new(pages)), offset: 0 },
+        None => Backing::Anon,
     };
     let populate = flags & linux::MAP_POPULATE != 0 && flags & linux::MAP_NONBLOCK == 0;
     space()?.map(MapRequest { place, len, prot, flags: vm, backing, populate })
+}
+
+/// What mapping `fd` maps (`None`: anonymous memory), with the flags that its access mode calls for.
+fn file_mapping(fd: i32, shared: bool, prot: Prot, vm: &mut VmFlags) -> abi::Result<Option<Arc<dyn Mappable>>> {
+    let file = sched::current().files().get_io(fd)?;
+    if !file.readable() || shared && prot.contains(Prot::WRITE) && !file.writable() {
+        return Err(Errno::EACCES);
+    }
+    if file.path().is_some_and(|p| p.mount.flags().has(MountFlags::NOEXEC)) {
+        if prot.contains(Prot::EXEC) {
+            return Err(Errno::EPERM);
+        }
+        *vm |= VmFlags::NOEXEC;
+    }
+    vm.set(VmFlags::NOWRITE, shared && !file.writable());
+    Ok(match file.mapping()? {
+        Mapping::Object(object) => Some(object),
+        Mapping::Anonymous => None,
+    })
 }
 
 /// munmap(2).
@@ -186,7 +206,7 @@ pub fn mincore(addr: usize, len: usize, vec: UserAddr) -> SysResult {
 
 /// Whether the caller may exceed `RLIMIT_MEMLOCK` (CAP_IPC_LOCK).
 fn may_exceed() -> bool {
-    super::may_lock_memory()
+    sched::current().creds().has(cap::IPC_LOCK)
 }
 
 /// mlock(2).

@@ -1,0 +1,88 @@
+//! The vDSO in user spaces: two pages, mapped into every program at exec. The first holds clock data, read-only; the second
+//! is the ELF object (`arch/vdso.S`), read-only and executable, which `AT_SYSINFO_EHDR` points to. It has the clock calls
+//! that need no kernel, and the code that returns from signal handlers.
+//!
+//! The data page has no sequence count: the counter's origin and ratio are fixed at boot, and the wall clock's offset is one
+//! word.
+
+use super::frames::{self, Frame};
+use super::space::AddressSpace;
+use super::{Backing, MapRequest, PAGE_SIZE, Place, Prot, VmFlags};
+use crate::arch::{time, tlb};
+use abi::{Errno, Result};
+use core::sync::atomic::{AtomicU64, Ordering};
+use mm_core::pte::MemType;
+use sync::Once;
+
+core::arch::global_asm!(include_str!("../arch/vdso.S"));
+
+unsafe extern "C" {
+    static vdso_start: u8;
+    static vdso_end: u8;
+    static vdso_sigreturn: u8;
+}
+
+/// The two frames, data first.
+static FRAMES: Once<Frame> = Once::new();
+
+fn words(frame: Frame) -> &'static [AtomicU64; 3] {
+    // SAFETY: the data frame is never freed, and only reached as atomic words.
+    unsafe { &*frame.ptr().cast() }
+}
+
+/// Makes the pages; once, when the clock runs.
+pub fn init() {
+    let Some(data) = frames::alloc(1) else { return };
+    let code = Frame(data.0 + 1);
+    let (start, end) = (&raw const vdso_start, &raw const vdso_end);
+    let len = (end as usize - start as usize).min(PAGE_SIZE);
+    // SAFETY: both frames are ours alone; the object lies in the image's constants.
+    unsafe {
+        data.clear();
+        code.clear();
+        core::ptr::copy_nonoverlapping(start, code.ptr(), len);
+    }
+    tlb::sync_icache(code.ptr() as u64, PAGE_SIZE);
+    let (origin, ratio) = time::scale();
+    let w = words(data);
+    w[0].store(origin, Ordering::Relaxed);
+    w[1].store(ratio, Ordering::Relaxed);
+    w[2].store(crate::platform_impl::realtime_offset() as u64, Ordering::Relaxed);
+    let _ = FRAMES.set(data);
+}
+
+/// The wall clock was set.
+pub fn set_realtime_offset(ns: i64) {
+    if let Some(&data) = FRAMES.get() {
+        words(data)[2].store(ns as u64, Ordering::Relaxed);
+    }
+}
+
+impl AddressSpace {
+    /// Maps the vDSO; the address of its ELF header. `ENOMEM`. May sleep.
+    pub fn map_vdso(&self) -> Result<usize> {
+        let data = *FRAMES.get().ok_or(Errno::ENOMEM)?;
+        let fixed = VmFlags::VDSO | VmFlags::SHARED | VmFlags::NOWRITE;
+        let request = |place, frame: Frame, len, prot, flags| MapRequest {
+            place,
+            len,
+            prot,
+            flags,
+            backing: Backing::Phys { pa: frame.pa(), mem: MemType::Normal },
+            populate: false,
+        };
+        let at = self.map(request(Place::Any(0), data, 2 * PAGE_SIZE, Prot::READ, fixed | VmFlags::NOEXEC))?;
+        let code = at + PAGE_SIZE;
+        self.map(request(Place::Fixed(code), Frame(data.0 + 1), PAGE_SIZE, Prot::READ | Prot::EXEC, fixed))?;
+        self.vdso.store(code as u64, Ordering::Relaxed);
+        Ok(code)
+    }
+
+    /// Where a signal handler returns to that gave no restorer; 0 in a space without a vDSO.
+    pub fn sigreturn_address(&self) -> u64 {
+        match self.vdso.load(Ordering::Relaxed) {
+            0 => 0,
+            base => base + (&raw const vdso_sigreturn as u64 - &raw const vdso_start as u64),
+        }
+    }
+}
