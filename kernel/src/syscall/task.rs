@@ -1,0 +1,599 @@
+//! Processes and threads: clone, exec, exit, wait, numbers, groups, credentials, limits.
+
+use super::{SysResult, efault};
+use crate::arch::trap::TrapFrame;
+use crate::arch::uaccess::{
+    UserAddr, copy_from_user, get_user_u64, put_user_u32, read_user, strncpy_from_user, write_user,
+};
+use crate::exec::Strings;
+use crate::sched::current;
+use crate::task::cred::{Credentials, cap};
+use crate::task::exec::Target;
+use crate::task::fork::{self, CloneArgs, flag};
+use crate::task::ids::Pid;
+use crate::task::tree::TREE;
+use crate::task::wait::{self, Which, option};
+use crate::task::{exit, job, rlimit};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+crate::syscalls! {
+    plain {
+        93 exit(status: Int) = exit_call;
+        94 exit_group(status: Int) = exit_group;
+        95 waitid(which: Int, id: Pid, info: Ptr, options: Hex, usage: Ptr) = waitid;
+        96 set_tid_address(addr: Ptr) = set_tid_address;
+        99 set_robust_list(head: Ptr, len: Size) = set_robust_list;
+        100 get_robust_list(tid: Pid, head: Ptr, len: Ptr) = get_robust_list;
+        143 setregid(rgid: Int, egid: Int) = setregid;
+        144 setgid(gid: Int) = setgid;
+        145 setreuid(ruid: Int, euid: Int) = setreuid;
+        146 setuid(uid: Int) = setuid;
+        147 setresuid(ruid: Int, euid: Int, suid: Int) = setresuid;
+        148 getresuid(ruid: Ptr, euid: Ptr, suid: Ptr) = getresuid;
+        149 setresgid(rgid: Int, egid: Int, sgid: Int) = setresgid;
+        150 getresgid(rgid: Ptr, egid: Ptr, sgid: Ptr) = getresgid;
+        151 setfsuid(uid: Int) = setfsuid;
+        152 setfsgid(gid: Int) = setfsgid;
+        154 setpgid(pid: Pid, group: Pid) = setpgid;
+        155 getpgid(pid: Pid) = getpgid;
+        156 getsid(pid: Pid) = getsid;
+        157 setsid() = setsid;
+        158 getgroups(count: Int, list: Ptr) = getgroups;
+        159 setgroups(count: Int, list: Ptr) = setgroups;
+        163 getrlimit(kind: Int, limit: Ptr) = getrlimit;
+        164 setrlimit(kind: Int, limit: Ptr) = setrlimit;
+        172 getpid() = getpid;
+        173 getppid() = getppid;
+        174 getuid() = getuid;
+        175 geteuid() = geteuid;
+        176 getgid() = getgid;
+        177 getegid() = getegid;
+        178 gettid() = gettid;
+        260 wait4(pid: Pid, status: Ptr, options: Hex, usage: Ptr) = wait4;
+        261 prlimit64(pid: Pid, kind: Int, new: Ptr, old: Ptr) = prlimit64;
+    }
+    frame {
+        220 clone(flags: Hex, sp: Ptr, parent_tid: Ptr, tls: Ptr, child_tid: Ptr) = clone;
+        221 execve(path: Path, argv: Ptr, envp: Ptr) = execve;
+        281 execveat(dir: Fd, path: Path, argv: Ptr, envp: Ptr, flags: Hex) = execveat;
+        435 clone3(args: Ptr, size: Size) = clone3;
+    }
+}
+
+fn clone(frame: &mut TrapFrame, flags: u64, sp: u64, parent_tid: u64, tls: u64, child_tid: u64) -> SysResult {
+    let args = CloneArgs {
+        flags: flags & !flag::CSIGNAL & 0xffff_ffff,
+        sp,
+        parent_tid,
+        child_tid,
+        tls,
+        exit_signal: (flags & flag::CSIGNAL) as u32,
+    };
+    fork::clone(frame, &args).map(Pid::ret)
+}
+
+/// `struct clone_args`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes)]
+struct Clone3 {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+fn clone3(frame: &mut TrapFrame, args: UserAddr, size: usize) -> SysResult {
+    const KNOWN: usize = size_of::<Clone3>();
+    if size < 64 {
+        return Err(Errno::EINVAL);
+    }
+    if size > 4096 {
+        return Err(Errno::E2BIG);
+    }
+    let mut a = Clone3::new_zeroed();
+    copy_from_user(&mut a.as_mut_bytes()[..size.min(KNOWN)], args).map_err(efault)?;
+    for at in (KNOWN..size).step_by(8) {
+        if get_user_u64(args.offset(at as u64)).map_err(efault)? != 0 {
+            return Err(Errno::E2BIG);
+        }
+    }
+    let stack_ok = (a.stack == 0) == (a.stack_size == 0);
+    if a.set_tid_size != 0 || !stack_ok || a.flags & flag::CSIGNAL != 0 || a.exit_signal > 64 {
+        return Err(Errno::EINVAL);
+    }
+    let args = CloneArgs {
+        flags: a.flags,
+        sp: a.stack.wrapping_add(a.stack_size),
+        parent_tid: a.parent_tid,
+        child_tid: a.child_tid,
+        tls: a.tls,
+        exit_signal: a.exit_signal as u32,
+    };
+    fork::clone(frame, &args).map(Pid::ret)
+}
+
+/// Longest path, its NUL included.
+const PATH_MAX: usize = 4096;
+/// Longest single argument, its NUL included.
+const STRING_MAX: usize = crate::exec::stack::MAX_STRING;
+
+/// A path from user memory.
+pub fn user_path(addr: UserAddr) -> Result<Vec<u8>> {
+    let mut small = [0u8; 256];
+    let n = strncpy_from_user(&mut small, addr).map_err(efault)?;
+    if n < small.len() {
+        return Ok(small[..n].to_vec());
+    }
+    let mut buf = alloc::vec![0u8; PATH_MAX];
+    let n = strncpy_from_user(&mut buf, addr).map_err(efault)?;
+    if n == buf.len() {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    buf.truncate(n);
+    Ok(buf)
+}
+
+/// A NULL-ended array of strings from user memory; a null array is empty. `total` is what both arrays may take.
+fn user_strings(array: UserAddr, total: &mut usize) -> Result<Strings> {
+    let mut out = Strings::new();
+    if array.is_null() {
+        return Ok(out);
+    }
+    let mut buf = [0u8; 512];
+    for i in 0.. {
+        let p = get_user_u64(array.offset(i * 8)).map_err(efault)?;
+        if p == 0 {
+            break;
+        }
+        let n = strncpy_from_user(&mut buf, UserAddr(p)).map_err(efault)?;
+        if n < buf.len() {
+            out.push(&buf[..n])?;
+        } else {
+            long_string(&mut out, UserAddr(p))?;
+        }
+        *total = total.checked_sub(n + 9).ok_or(Errno::E2BIG)?;
+    }
+    Ok(out)
+}
+
+fn long_string(out: &mut Strings, addr: UserAddr) -> Result<()> {
+    let mut long = Vec::new();
+    long.try_reserve_exact(STRING_MAX).map_err(|_| Errno::ENOMEM)?;
+    long.resize(STRING_MAX, 0);
+    let n = strncpy_from_user(&mut long, addr).map_err(efault)?;
+    if n == long.len() {
+        return Err(Errno::E2BIG);
+    }
+    out.push(&long[..n])
+}
+
+fn user_vectors(argv: UserAddr, envp: UserAddr) -> Result<(Strings, Strings)> {
+    let stack = usize::try_from(current().process.rlimit(rlimit::kind::STACK)).unwrap_or(usize::MAX);
+    let mut total = (stack / 4).clamp(128 * 1024, 6 << 20);
+    Ok((user_strings(argv, &mut total)?, user_strings(envp, &mut total)?))
+}
+
+fn execve(frame: &mut TrapFrame, path: UserAddr, argv: UserAddr, envp: UserAddr) -> SysResult {
+    let path = user_path(path)?;
+    let (argv, envp) = user_vectors(argv, envp)?;
+    crate::task::exec::exec(frame, Target::Path(&path), argv, envp)?;
+    Ok(0)
+}
+
+const AT_FDCWD: i32 = -100;
+const AT_SYMLINK_NOFOLLOW: i32 = 0x100;
+const AT_EMPTY_PATH: i32 = 0x1000;
+
+fn execveat(frame: &mut TrapFrame, dir: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: i32) -> SysResult {
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = user_path(path)?;
+    let (argv, envp) = user_vectors(argv, envp)?;
+    if path.is_empty() && flags & AT_EMPTY_PATH == 0 {
+        return Err(Errno::ENOENT);
+    }
+    let absolute = path.first() == Some(&b'/');
+    let file = if dir == AT_FDCWD || absolute { None } else { Some(current().files().get(dir)?) };
+    let shown = match (&file, path.is_empty()) {
+        (None, _) => path.clone(),
+        (Some(_), true) => alloc::format!("/dev/fd/{dir}").into_bytes(),
+        (Some(_), false) => [alloc::format!("/dev/fd/{dir}/").as_bytes(), &path].concat(),
+    };
+    let target =
+        Target::At { dir: file.as_ref(), path: &path, follow: flags & AT_SYMLINK_NOFOLLOW == 0, shown: &shown };
+    crate::task::exec::exec(frame, target, argv, envp)?;
+    Ok(0)
+}
+
+fn exit_call(status: i32) -> SysResult {
+    exit::exit_thread((status & 0xff) << 8)
+}
+
+fn exit_group(status: i32) -> SysResult {
+    exit::exit_group((status & 0xff) << 8);
+    Ok(0)
+}
+
+fn wait4(pid: i32, status: UserAddr, options: u32, usage: UserAddr) -> SysResult {
+    let known =
+        option::WNOHANG | option::WUNTRACED | option::WCONTINUED | option::WNOTHREAD | option::WALL | option::WCLONE;
+    if options & !known != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let which = match pid {
+        -1 => Which::Any,
+        0 => Which::Group(Pid(job::current().group)),
+        i32::MIN => return Err(Errno::ESRCH),
+        p if p < 0 => Which::Group(Pid(p.unsigned_abs())),
+        p => Which::Pid(Pid(p as u32)),
+    };
+    let Some(report) = wait::wait(which, options | option::WEXITED)? else { return Ok(0) };
+    if !status.is_null() {
+        put_user_u32(status, report.status as u32).map_err(efault)?;
+    }
+    if !usage.is_null() {
+        write_user(usage, &super::misc::usage_of(report.usage.0, report.usage.1)).map_err(efault)?;
+    }
+    Ok(report.pid.ret())
+}
+
+fn waitid(which: i32, id: i32, info: UserAddr, options: u32, usage: UserAddr) -> SysResult {
+    let known = option::WNOHANG
+        | option::WNOWAIT
+        | option::WEXITED
+        | option::WUNTRACED
+        | option::WCONTINUED
+        | option::WNOTHREAD
+        | option::WALL
+        | option::WCLONE;
+    if options & !known != 0 || options & (option::WEXITED | option::WUNTRACED | option::WCONTINUED) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let which = match which {
+        0 => Which::Any,
+        1 => Which::Pid(Pid::from_arg(id).ok_or(Errno::EINVAL)?),
+        2 if id == 0 => Which::Group(Pid(job::current().group)),
+        2 => Which::Group(Pid::from_arg(id).ok_or(Errno::EINVAL)?),
+        _ => return Err(Errno::EINVAL),
+    };
+    let report = wait::wait(which, options)?;
+    let mut bytes = [0u8; 128];
+    if let Some(r) = &report {
+        use crate::task::signal::{Detail, SigInfo, code, number};
+        let (what, value) = match r.status {
+            0xffff => (code::CLD_CONTINUED, number::SIGCONT as i32),
+            s if s & 0xff == 0x7f => (code::CLD_STOPPED, s >> 8),
+            s => exit::wait_code(s),
+        };
+        let detail = Detail::Child { pid: r.pid, uid: r.uid, status: value, ticks: 0 };
+        bytes = SigInfo { signo: number::SIGCHLD, errno: 0, code: what, detail }.to_bytes();
+        if !usage.is_null() {
+            write_user(usage, &super::misc::usage_of(r.usage.0, r.usage.1)).map_err(efault)?;
+        }
+    }
+    if !info.is_null() {
+        // Linux writes the first fields only.
+        crate::arch::uaccess::copy_to_user(info, &bytes[..32]).map_err(efault)?;
+    }
+    Ok(0)
+}
+
+fn set_tid_address(addr: u64) -> SysResult {
+    let me = current();
+    me.set_clear_child_tid(addr);
+    Ok(me.tid().ret())
+}
+
+fn set_robust_list(head: u64, len: usize) -> SysResult {
+    if len != 24 {
+        return Err(Errno::EINVAL);
+    }
+    current().set_robust_list(head);
+    Ok(0)
+}
+
+fn get_robust_list(tid: i32, head: UserAddr, len: UserAddr) -> SysResult {
+    let me = current();
+    if tid != 0 && tid as u32 != me.tid().0 {
+        // Another thread's list is its own cell; Linux asks for ptrace rights, which nobody has here.
+        return Err(if crate::task::find_thread(Pid(tid as u32)).is_some() { Errno::EPERM } else { Errno::ESRCH });
+    }
+    write_user(len, &24u64).map_err(efault)?;
+    write_user(head, &me.robust_list()).map_err(efault)?;
+    Ok(0)
+}
+
+fn getpid() -> SysResult {
+    Ok(current().process.pid.ret())
+}
+
+fn gettid() -> SysResult {
+    Ok(current().tid().ret())
+}
+
+fn getppid() -> SysResult {
+    Ok(current().process.ppid().ret())
+}
+
+fn getuid() -> SysResult {
+    Ok(current().creds().uid as usize)
+}
+
+fn geteuid() -> SysResult {
+    Ok(current().creds().euid as usize)
+}
+
+fn getgid() -> SysResult {
+    Ok(current().creds().gid as usize)
+}
+
+fn getegid() -> SysResult {
+    Ok(current().creds().egid as usize)
+}
+
+fn setpgid(pid: i32, group: i32) -> SysResult {
+    job::set_group(pid, group)?;
+    Ok(0)
+}
+
+fn getpgid(pid: i32) -> SysResult {
+    Ok(job::place_of(pid)?.0.ret())
+}
+
+fn getsid(pid: i32) -> SysResult {
+    Ok(job::place_of(pid)?.1.ret())
+}
+
+fn setsid() -> SysResult {
+    job::new_session().map(Pid::ret)
+}
+
+/// Applies `change` to a copy of the credentials; capabilities follow.
+fn change(change: impl FnOnce(&mut Credentials) -> Result<()>) -> SysResult {
+    let me = current();
+    let old = me.creds().clone();
+    let mut new = (*old).clone();
+    change(&mut new)?;
+    new.fix_caps(&old);
+    me.set_creds(new);
+    Ok(0)
+}
+
+/// A number that a call leaves alone.
+const KEEP: u32 = u32::MAX;
+
+fn allowed(privileged: bool, wanted: u32, have: &[u32]) -> Result<()> {
+    if wanted == KEEP || privileged || have.contains(&wanted) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn setuid(uid: u32) -> SysResult {
+    if uid == KEEP {
+        return Err(Errno::EINVAL);
+    }
+    change(|c| {
+        if c.has(cap::SETUID) {
+            c.uid = uid;
+            c.suid = uid;
+        } else if uid != c.uid && uid != c.suid {
+            return Err(Errno::EPERM);
+        }
+        c.euid = uid;
+        c.fsuid = uid;
+        Ok(())
+    })
+}
+
+fn setgid(gid: u32) -> SysResult {
+    if gid == KEEP {
+        return Err(Errno::EINVAL);
+    }
+    change(|c| {
+        if c.has(cap::SETGID) {
+            c.gid = gid;
+            c.sgid = gid;
+        } else if gid != c.gid && gid != c.sgid {
+            return Err(Errno::EPERM);
+        }
+        c.egid = gid;
+        c.fsgid = gid;
+        Ok(())
+    })
+}
+
+fn setreuid(ruid: u32, euid: u32) -> SysResult {
+    change(|c| {
+        let p = c.has(cap::SETUID);
+        allowed(p, ruid, &[c.uid, c.euid])?;
+        allowed(p, euid, &[c.uid, c.euid, c.suid])?;
+        let old = c.uid;
+        if ruid != KEEP {
+            c.uid = ruid;
+        }
+        if euid != KEEP {
+            c.euid = euid;
+        }
+        if ruid != KEEP || euid != KEEP && euid != old {
+            c.suid = c.euid;
+        }
+        c.fsuid = c.euid;
+        Ok(())
+    })
+}
+
+fn setregid(rgid: u32, egid: u32) -> SysResult {
+    change(|c| {
+        let p = c.has(cap::SETGID);
+        allowed(p, rgid, &[c.gid, c.egid])?;
+        allowed(p, egid, &[c.gid, c.egid, c.sgid])?;
+        let old = c.gid;
+        if rgid != KEEP {
+            c.gid = rgid;
+        }
+        if egid != KEEP {
+            c.egid = egid;
+        }
+        if rgid != KEEP || egid != KEEP && egid != old {
+            c.sgid = c.egid;
+        }
+        c.fsgid = c.egid;
+        Ok(())
+    })
+}
+
+fn setresuid(ruid: u32, euid: u32, suid: u32) -> SysResult {
+    change(|c| {
+        let p = c.has(cap::SETUID);
+        for wanted in [ruid, euid, suid] {
+            allowed(p, wanted, &[c.uid, c.euid, c.suid])?;
+        }
+        for (to, wanted) in [(&mut c.uid, ruid), (&mut c.euid, euid), (&mut c.suid, suid)] {
+            if wanted != KEEP {
+                *to = wanted;
+            }
+        }
+        c.fsuid = c.euid;
+        Ok(())
+    })
+}
+
+fn setresgid(rgid: u32, egid: u32, sgid: u32) -> SysResult {
+    change(|c| {
+        let p = c.has(cap::SETGID);
+        for wanted in [rgid, egid, sgid] {
+            allowed(p, wanted, &[c.gid, c.egid, c.sgid])?;
+        }
+        for (to, wanted) in [(&mut c.gid, rgid), (&mut c.egid, egid), (&mut c.sgid, sgid)] {
+            if wanted != KEEP {
+                *to = wanted;
+            }
+        }
+        c.fsgid = c.egid;
+        Ok(())
+    })
+}
+
+fn put_three(addrs: [UserAddr; 3], values: [u32; 3]) -> SysResult {
+    for (a, v) in addrs.into_iter().zip(values) {
+        put_user_u32(a, v).map_err(efault)?;
+    }
+    Ok(0)
+}
+
+fn getresuid(r: UserAddr, e: UserAddr, s: UserAddr) -> SysResult {
+    let c = current().creds();
+    put_three([r, e, s], [c.uid, c.euid, c.suid])
+}
+
+fn getresgid(r: UserAddr, e: UserAddr, s: UserAddr) -> SysResult {
+    let c = current().creds();
+    put_three([r, e, s], [c.gid, c.egid, c.sgid])
+}
+
+fn setfsuid(uid: u32) -> SysResult {
+    let old = current().creds().fsuid;
+    change(|c| {
+        if c.has(cap::SETUID) || [c.uid, c.euid, c.suid, c.fsuid].contains(&uid) {
+            c.fsuid = uid;
+        }
+        Ok(())
+    })?;
+    Ok(old as usize)
+}
+
+fn setfsgid(gid: u32) -> SysResult {
+    let old = current().creds().fsgid;
+    change(|c| {
+        if c.has(cap::SETGID) || [c.gid, c.egid, c.sgid, c.fsgid].contains(&gid) {
+            c.fsgid = gid;
+        }
+        Ok(())
+    })?;
+    Ok(old as usize)
+}
+
+/// The most supplementary groups (`NGROUPS_MAX`).
+const NGROUPS_MAX: usize = 65_536;
+
+fn getgroups(count: i32, list: UserAddr) -> SysResult {
+    let groups = current().creds().groups.clone();
+    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+    if count == 0 {
+        return Ok(groups.len());
+    }
+    if count < groups.len() {
+        return Err(Errno::EINVAL);
+    }
+    crate::arch::uaccess::copy_to_user(list, groups.as_bytes()).map_err(efault)?;
+    Ok(groups.len())
+}
+
+fn setgroups(count: i32, list: UserAddr) -> SysResult {
+    current().require(cap::SETGID)?;
+    let count = usize::try_from(count).ok().filter(|&n| n <= NGROUPS_MAX).ok_or(Errno::EINVAL)?;
+    let mut groups: Vec<u32> = Vec::new();
+    groups.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+    groups.resize(count, 0);
+    copy_from_user(groups.as_mut_bytes(), list).map_err(efault)?;
+    groups.sort_unstable();
+    change(|c| {
+        c.groups = Arc::new(groups);
+        Ok(())
+    })
+}
+
+/// `struct rlimit64`.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct RLimit {
+    soft: u64,
+    hard: u64,
+}
+
+fn getrlimit(kind: u32, limit: UserAddr) -> SysResult {
+    prlimit64(0, kind, UserAddr(0), limit)
+}
+
+fn setrlimit(kind: u32, limit: UserAddr) -> SysResult {
+    prlimit64(0, kind, limit, UserAddr(0))
+}
+
+fn prlimit64(pid: i32, kind: u32, new: UserAddr, old: UserAddr) -> SysResult {
+    let me = current();
+    let kind = kind as usize;
+    if kind >= rlimit::COUNT {
+        return Err(Errno::EINVAL);
+    }
+    let target = match Pid::from_arg(pid) {
+        None => me.process.clone(),
+        Some(p) => TREE.lock().process(p).cloned().ok_or(Errno::ESRCH)?,
+    };
+    if !Arc::ptr_eq(&target, &me.process) && !me.creds().has(cap::SYS_RESOURCE) {
+        let theirs = target.any_thread().ok_or(Errno::ESRCH)?.creds_of();
+        if [theirs.uid, theirs.euid, theirs.suid].iter().any(|&u| u != me.creds().uid) {
+            return Err(Errno::EPERM);
+        }
+    }
+    let wanted: Option<RLimit> = if new.is_null() { None } else { Some(read_user(new).map_err(efault)?) };
+    let was = RLimit { soft: target.limits.soft(kind), hard: target.limits.hard(kind) };
+    if let Some(w) = wanted {
+        target.limits.set(kind, w.soft, w.hard, me.creds().has(cap::SYS_RESOURCE))?;
+        if Arc::ptr_eq(&target, &me.process) {
+            me.mm().set_limits(crate::task::exec::mm_limits(me));
+        }
+    }
+    if !old.is_null() {
+        write_user(old, &was).map_err(efault)?;
+    }
+    Ok(0)
+}

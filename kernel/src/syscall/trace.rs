@@ -1,0 +1,89 @@
+//! The trace decoder: a traced call as one line in the log, in the manner of strace.
+//!
+//! Calls that sleep are shown when they return; exit and exec when they are made.
+
+use super::table::{self, Handler, Kind};
+use super::{SysResult, finish};
+use crate::arch::trap::TrapFrame;
+use crate::arch::uaccess::{UserAddr, strncpy_from_user};
+use abi::Errno;
+use arrayvec::ArrayString;
+use core::fmt::Write;
+
+type Line = ArrayString<320>;
+
+fn user_text(line: &mut Line, addr: u64) {
+    let mut buf = [0u8; 64];
+    if addr == 0 {
+        let _ = line.write_str("NULL");
+        return;
+    }
+    match strncpy_from_user(&mut buf, UserAddr(addr)) {
+        Ok(n) => {
+            let cut = n == buf.len();
+            let _ = write!(line, "\"{}\"{}", buf[..n].escape_ascii(), if cut { "..." } else { "" });
+        }
+        Err(_) => {
+            let _ = write!(line, "{addr:#x}!");
+        }
+    }
+}
+
+fn argument(line: &mut Line, kind: Kind, x: u64) {
+    let _ = match kind {
+        Kind::Path | Kind::Str => {
+            user_text(line, x);
+            Ok(())
+        }
+        Kind::Fd if x as i32 == -100 => line.write_str("AT_FDCWD"),
+        Kind::Fd | Kind::Int | Kind::Pid | Kind::Sig => write!(line, "{}", x as i32),
+        Kind::Size => write!(line, "{x}"),
+        Kind::Off => write!(line, "{}", x as i64),
+        Kind::Mode => write!(line, "{x:#o}"),
+        Kind::Hex => write!(line, "{x:#x}"),
+        Kind::Ptr if x == 0 => line.write_str("NULL"),
+        Kind::Ptr => write!(line, "{x:#x}"),
+    };
+}
+
+fn call_text(frame: &TrapFrame) -> Line {
+    let mut line = Line::new();
+    match table::find(frame.syscallno) {
+        None => {
+            let _ =
+                write!(line, "syscall_{}({:#x}, {:#x}, {:#x})", frame.syscallno, frame.x[0], frame.x[1], frame.x[2]);
+        }
+        Some(call) => {
+            let _ = write!(line, "{}(", call.name);
+            for (i, &(_, kind)) in call.args.iter().enumerate() {
+                if i > 0 {
+                    let _ = line.write_str(", ");
+                }
+                argument(&mut line, kind, frame.x[i]);
+            }
+            let _ = line.write_str(")");
+        }
+    }
+    line
+}
+
+const SHOWN_AT_ENTRY: [u64; 5] = [93, 94, 139, 221, 281];
+
+/// Runs a call and logs it.
+pub fn traced(frame: &mut TrapFrame, handler: Handler) {
+    let me = crate::sched::current();
+    let text = call_text(frame);
+    let number = frame.syscallno;
+    if SHOWN_AT_ENTRY.contains(&number) {
+        crate::info!("[{} {}] {text}", me.tid(), me.name_str());
+    }
+    let result: SysResult = handler(frame);
+    match result {
+        Ok(v) if (v as i64).unsigned_abs() < 100_000 => {
+            crate::info!("[{} {}] {text} = {}", me.tid(), me.name_str(), v as i64);
+        }
+        Ok(v) => crate::info!("[{} {}] {text} = {v:#x}", me.tid(), me.name_str()),
+        Err(e) => crate::info!("[{} {}] {text} = -{} {}", me.tid(), me.name_str(), e.raw(), Errno::name(e)),
+    }
+    finish(frame, result);
+}

@@ -1,0 +1,91 @@
+//! Process 1: its start, and what its end means.
+
+use super::exec;
+use super::thread::Thread;
+use crate::arch::trap::TrapFrame;
+use crate::machine;
+use alloc::vec::Vec;
+
+/// What is tried where the command line names nothing.
+const CANDIDATES: [&[u8]; 4] = [b"/init", b"/sbin/init", b"/etc/init", b"/bin/sh"];
+
+/// Makes process 1 and turns the calling thread, the boot CPU's, into its idle thread.
+pub fn start() -> ! {
+    super::register_with_mm();
+    if let Err(e) = super::fork::first_process(become_init) {
+        stop_errno("no memory for the first process", e);
+    }
+    crate::sched::idle::run()
+}
+
+/// Descriptors 0, 1 and 2. A machine without a console starts init without them.
+fn open_console(me: &Thread) {
+    let how = vfs::OpenHow { flags: abi::linux::O_RDWR, mode: 0, resolve: 0 };
+    match vfs::OpenFile::open(me.fs(), &vfs::Cred::ROOT, vfs::At::Cwd, b"/dev/console", how) {
+        Ok(file) => {
+            for _ in 0..3 {
+                let _ = me.files().insert(file.clone(), false, 0, 3);
+            }
+        }
+        Err(e) => crate::warn!("no /dev/console for init: {}", e.name()),
+    }
+}
+
+/// Words after `--` on the command line, for init.
+fn arguments() -> Vec<Vec<u8>> {
+    let line = machine::command_line();
+    let words = line.split(|&c| c == b' ').filter(|w| !w.is_empty());
+    words.skip_while(|w| *w != b"--").skip(1).map(<[u8]>::to_vec).collect()
+}
+
+fn become_init(frame: &mut TrapFrame) {
+    let me = crate::sched::current();
+    match crate::file::init_root() {
+        Ok(fs) => drop(me.set_fs(Some(fs))),
+        Err(e) => stop_errno("no root file system", e),
+    }
+    open_console(me);
+    let args = arguments();
+    let named = machine::option("init").filter(|v| !v.is_empty()).or_else(|| machine::option("rdinit"));
+    if let Some(path) = named {
+        match run(frame, path, &args) {
+            Ok(()) => return,
+            Err(e) => crate::error!("init={}: {}", core::str::from_utf8(path).unwrap_or("?"), e.name()),
+        }
+    }
+    for path in CANDIDATES {
+        match run(frame, path, &args) {
+            Ok(()) => {
+                crate::info!("running {} as process 1", core::str::from_utf8(path).unwrap_or("?"));
+                return;
+            }
+            Err(abi::Errno::ENOENT) => {}
+            Err(e) => crate::error!("{}: {}", core::str::from_utf8(path).unwrap_or("?"), e.name()),
+        }
+    }
+    crate::start::stop("no init found in the initial root; pass init=PATH or a root with /init");
+}
+
+fn run(frame: &mut TrapFrame, path: &[u8], args: &[Vec<u8>]) -> abi::Result<()> {
+    let mut argv = crate::exec::Strings::new();
+    argv.push(path)?;
+    for a in args {
+        argv.push(a)?;
+    }
+    let mut envp = crate::exec::Strings::new();
+    envp.push(b"HOME=/")?;
+    envp.push(b"TERM=linux")?;
+    exec::exec(frame, exec::Target::Path(path), argv, envp)
+}
+
+/// Process 1 has exited: nothing can go on. Says so, and does what `panic=` asks for.
+pub fn died(status: i32) -> ! {
+    let (code, value) = super::exit::wait_code(status);
+    let how = if code == super::signal::code::CLD_EXITED { "exited with status" } else { "was killed by signal" };
+    panic!("init (process 1) {how} {value}: the system cannot go on");
+}
+
+fn stop_errno(why: &str, e: abi::Errno) -> ! {
+    crate::error!("{why}: {}", e.name());
+    crate::start::stop(why)
+}

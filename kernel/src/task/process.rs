@@ -1,0 +1,175 @@
+//! Processes: what threads share.
+
+use super::ids::{InTree, Pid};
+use super::rlimit::Limits;
+use super::signal::state::SignalState;
+use super::thread::Thread;
+use super::tree::{Links, ProcessGroup, TREE};
+use crate::mm::AddressSpace;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use sync::{IrqLock, LockClass, SpinLock, WaitQueue};
+
+static SIGNALS: LockClass = LockClass::new("signals", sync::rank::SIGNAL);
+static EXE: LockClass = LockClass::new("executable", sync::rank::SPIN + 61);
+
+/// CPU time and events of threads that are gone, and of children that were waited for.
+#[derive(Debug, Default)]
+pub struct Times {
+    /// Run time of exited threads, in nanoseconds.
+    pub dead_threads_ns: AtomicU64,
+    /// Faults of exited threads.
+    pub dead_threads_faults: AtomicU64,
+    /// Run time of collected children, in nanoseconds.
+    pub children_ns: AtomicU64,
+    /// Faults of collected children.
+    pub children_faults: AtomicU64,
+}
+
+/// Where exec put arguments and environment in user memory (for `/proc/PID/cmdline` and `environ`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Regions {
+    /// First byte of the arguments, and the one after the last.
+    pub args: (u64, u64),
+    /// The same of the environment.
+    pub env: (u64, u64),
+}
+
+/// A process.
+pub struct Process {
+    /// Its number.
+    pub pid: Pid,
+    /// Its place in the tree.
+    pub links: InTree<Links>,
+    /// Signals and the list of threads.
+    pub signals: IrqLock<SignalState>,
+    /// Woken when a child changes state, and when a thread leaves.
+    pub child_wait: WaitQueue,
+    /// Resource limits.
+    pub limits: Limits,
+    /// The signal that its parent gets at its end (0: none).
+    pub exit_signal: AtomicU32,
+    /// Run times.
+    pub times: Times,
+    /// When it was made.
+    pub start_ns: u64,
+    /// What it runs, for `/proc/PID/exe`.
+    pub exe: SpinLock<Option<super::exec::ExeRef>>,
+    /// Has called exec since fork (setpgid by the parent is then refused).
+    pub did_exec: AtomicBool,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub subreaper: AtomicBool,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: AtomicU32,
+    /// `/proc/PID/oom_score_adj`.
+    pub oom_adjust: AtomicI32,
+    /// Where arguments and environment lie.
+    pub regions: SpinLock<Regions>,
+    /// Where handlers without a restorer return to.
+    pub sigreturn: AtomicU64,
+    /// `personality(2)`.
+    pub personality: AtomicU32,
+    /// It was continued and its parent does not know yet.
+    pub continued: AtomicBool,
+    /// Interval timers.
+    pub timers: super::timers::ProcessTimers,
+}
+
+impl core::fmt::Debug for Process {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Process({})", self.pid)
+    }
+}
+
+impl Process {
+    pub(super) fn make(pid: Pid, signals: SignalState, limits: Limits, exit_signal: u32) -> Process {
+        Process {
+            pid,
+            links: InTree::new(Links::default()),
+            signals: IrqLock::new(&SIGNALS, signals),
+            child_wait: WaitQueue::new(),
+            limits,
+            exit_signal: AtomicU32::new(exit_signal),
+            times: Times::default(),
+            start_ns: crate::arch::time::now_ns(),
+            exe: SpinLock::new(&EXE, None),
+            did_exec: AtomicBool::new(false),
+            subreaper: AtomicBool::new(false),
+            dumpable: AtomicU32::new(1),
+            oom_adjust: AtomicI32::new(0),
+            regions: SpinLock::new(&EXE, Regions::default()),
+            sigreturn: AtomicU64::new(0),
+            personality: AtomicU32::new(0),
+            continued: AtomicBool::new(false),
+            timers: super::timers::ProcessTimers::new(),
+        }
+    }
+
+    /// The process that kernel threads belong to. Not in the table.
+    pub(super) fn kernel() -> Arc<Process> {
+        Arc::new(Self::make(Pid(0), SignalState::new(), Limits::initial(u64::MAX), 0))
+    }
+
+    /// The soft limit of `kind` (see [`super::rlimit::kind`]).
+    #[inline]
+    pub fn rlimit(&self, kind: usize) -> u64 {
+        self.limits.soft(kind)
+    }
+
+    /// Its parent's number; 0 if it has none.
+    pub fn ppid(&self) -> Pid {
+        let tree = TREE.lock();
+        self.links.get(&tree).parent.as_ref().map_or(Pid(0), |p| p.pid)
+    }
+
+    /// Its process group; `None` for the kernel's and for a process that was collected.
+    pub fn group(&self) -> Option<Arc<ProcessGroup>> {
+        let tree = TREE.lock();
+        self.links.get(&tree).group.clone()
+    }
+
+    /// Its threads (a snapshot). Empty once it is a zombie.
+    pub fn threads(&self) -> Vec<Arc<Thread>> {
+        self.signals.lock().threads.clone()
+    }
+
+    /// One of its threads, the oldest; `None` once it is a zombie.
+    pub fn any_thread(&self) -> Option<Arc<Thread>> {
+        self.signals.lock().threads.first().cloned()
+    }
+
+    /// Its address space, if it still has one. The caller drops it where it may sleep.
+    pub fn mm(&self) -> Option<Arc<AddressSpace>> {
+        self.any_thread()?.mm_of()
+    }
+
+    /// CPU time that it used so far, in nanoseconds.
+    pub fn runtime_ns(&self) -> u64 {
+        let dead = self.times.dead_threads_ns.load(Ordering::Relaxed);
+        let guard = self.signals.lock();
+        guard.threads.iter().map(|t| t.sched.runtime_ns.load(Ordering::Relaxed)).sum::<u64>() + dead
+    }
+
+    /// Faults that it took so far.
+    pub fn faults(&self) -> u64 {
+        let dead = self.times.dead_threads_faults.load(Ordering::Relaxed);
+        let guard = self.signals.lock();
+        guard.threads.iter().map(|t| t.faults.load(Ordering::Relaxed)).sum::<u64>() + dead
+    }
+}
+
+/// The process with number `pid`, zombies included.
+pub fn find(pid: Pid) -> Option<Arc<Process>> {
+    TREE.lock().process(pid).cloned()
+}
+
+/// The thread with number `tid`.
+pub fn find_thread(tid: Pid) -> Option<Arc<Thread>> {
+    TREE.lock().thread(tid).cloned()
+}
+
+/// The first process with a number of at least `from`: how `/proc` is listed without holding anything.
+pub fn next_from(from: u32) -> Option<Arc<Process>> {
+    TREE.lock().processes_from(from).next().cloned()
+}
