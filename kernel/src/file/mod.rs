@@ -18,8 +18,3 @@ use vfs::{File, Path};
 pub fn open_fifo(_path: &Path, _flags: u32) -> Result<Arc<dyn File>> {
     Err(Errno::ENXIO)
 }
-
-/// Makes the root.
-pub fn init_root() -> Result<Arc<FsContext>> {
-    Err(Errno::ENOENT)
-}

@@ -190,6 +190,9 @@ fn build(me: &Thread, frame: &TrapFrame, a: &CloneArgs, tid: Pid) -> Result<Arc<
     let tls = if f & flag::SETTLS != 0 { a.tls } else { crate::read_sysreg!("tpidr_el0") };
     thread.arch.set_tls(tls, false);
     thread.init_mm(mm);
+    let place = crate::sched::admission::admit()?;
+    // SAFETY: nobody else knows the thread yet.
+    unsafe { thread.sched.reserve(place) };
     if f & flag::CHILD_CLEARTID != 0 {
         thread.clear_child_tid.set(a.child_tid);
     }
@@ -268,7 +271,8 @@ fn enter(me: &Thread, a: &CloneArgs, thread: Arc<Thread>) -> Result<Option<Arc<V
     }
     let mut s = process.signals.lock();
     s.threads.push(thread.clone());
-    crate::sched::spawn(thread);
+    // It has its place in the run queues: this cannot fail.
+    let _ = crate::sched::spawn(thread);
     drop(s);
     drop(tree);
     Ok(vfork)
@@ -295,6 +299,9 @@ pub(super) fn first_process(work: super::thread::Work) -> Result<Arc<Thread>> {
         name: super::thread::name_bytes(b"init"),
         blocked: 0,
     }));
+    let place = crate::sched::admission::admit()?;
+    // SAFETY: nobody else knows the thread yet.
+    unsafe { thread.sched.reserve(place) };
     thread.set_work(work);
     let mut tree = TREE.lock();
     tree.enter_thread(&thread, 0);
@@ -302,7 +309,7 @@ pub(super) fn first_process(work: super::thread::Work) -> Result<Arc<Thread>> {
     tree.enter_process(&process, None, &group);
     let mut s = process.signals.lock();
     s.threads.push(thread.clone());
-    crate::sched::spawn(thread.clone());
+    let _ = crate::sched::spawn(thread.clone());
     drop(s);
     drop(tree);
     Ok(thread)

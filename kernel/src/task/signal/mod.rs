@@ -164,3 +164,10 @@ pub fn set_blocked(me: &crate::task::Thread, mask: u64) {
         }
     }
 }
+
+/// Whether `me` has something to take, so that long calls should end. A snapshot.
+#[inline]
+pub fn pending_now(me: &crate::task::Thread) -> bool {
+    use core::sync::atomic::Ordering;
+    me.arch.flags.load(Ordering::Relaxed) & crate::arch::context::SIGNAL_PENDING != 0
+}
