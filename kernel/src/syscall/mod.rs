@@ -19,10 +19,7 @@ pub mod trace;
 use crate::arch::context::{self, NOTIFY, TRACE};
 use crate::arch::percpu::{self, Counter};
 use crate::arch::trap::TrapFrame;
-use crate::mm::object::SharedAnon;
-use crate::mm::{Mappable, Prot, VmFlags};
 use abi::Errno;
-use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 /// What a system call gives back.
@@ -32,32 +29,6 @@ pub type SysResult = abi::Result<usize>;
 #[inline(always)]
 pub fn efault(_: platform::bytes::Fault) -> Errno {
     Errno::EFAULT
-}
-
-/// What `mmap` of descriptor `fd` maps, and what its file forbids later. `EBADF`, `EACCES`, `EPERM`, `ENODEV`.
-pub fn file_mapping(fd: i32, shared: bool, prot: Prot) -> abi::Result<(Arc<dyn Mappable>, VmFlags)> {
-    let file = crate::sched::current().files().get_io(fd)?;
-    if !file.readable() || shared && prot.contains(Prot::WRITE) && !file.writable() {
-        return Err(Errno::EACCES);
-    }
-    let mut forbids = VmFlags::empty();
-    forbids.set(VmFlags::NOWRITE, shared && !file.writable());
-    if file.mount_flags().has(vfs::MountFlags::NOEXEC) {
-        if prot.contains(Prot::EXEC) {
-            return Err(Errno::EPERM);
-        }
-        forbids |= VmFlags::NOEXEC;
-    }
-    let object = match file.mapping()? {
-        vfs::Mapping::Object(o) => o,
-        vfs::Mapping::Anonymous => Arc::new(SharedAnon::new(u64::MAX >> 12)),
-    };
-    Ok((object, forbids))
-}
-
-/// Whether the caller may lock more memory than its limit says.
-pub fn may_lock_memory() -> bool {
-    crate::sched::current().creds().has(crate::task::cred::cap::IPC_LOCK)
 }
 
 /// A number that has no call: `ENOSYS`, counted.

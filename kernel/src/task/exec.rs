@@ -205,10 +205,8 @@ pub fn exec(frame: &mut TrapFrame, target: Target<'_>, argv: Strings, envp: Stri
         open: &mut open_interpreter,
     };
     let program = prepare(&mut request)?;
-    let sigreturn = super::signal::trampoline::map(&program.space)?;
     let name = base_name(target.shown());
     become_alone(me)?;
-    me.process.sigreturn.store(sigreturn, Ordering::Relaxed);
     become_program(me, frame, program, creds, secure, found.place, name)
 }
 

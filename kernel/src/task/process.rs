@@ -66,8 +66,6 @@ pub struct Process {
     pub oom_adjust: AtomicI32,
     /// Where arguments and environment lie.
     pub regions: SpinLock<Regions>,
-    /// Where handlers without a restorer return to.
-    pub sigreturn: AtomicU64,
     /// `personality(2)`.
     pub personality: AtomicU32,
     /// It was continued and its parent does not know yet.
@@ -99,7 +97,6 @@ impl Process {
             dumpable: AtomicU32::new(1),
             oom_adjust: AtomicI32::new(0),
             regions: SpinLock::new(&EXE, Regions::default()),
-            sigreturn: AtomicU64::new(0),
             personality: AtomicU32::new(0),
             continued: AtomicBool::new(false),
             timers: super::timers::ProcessTimers::new(),

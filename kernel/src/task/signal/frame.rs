@@ -142,11 +142,7 @@ pub fn push(me: &Thread, frame: &mut TrapFrame, info: SigInfo, action: Action, m
         frame.x[2] = at + 128;
     }
     frame.x[29] = record;
-    frame.x[30] = if action.flags & SA_RESTORER != 0 {
-        action.restorer
-    } else {
-        me.process.sigreturn.load(core::sync::atomic::Ordering::Relaxed)
-    };
+    frame.x[30] = if action.flags & SA_RESTORER != 0 { action.restorer } else { me.mm().sigreturn_address() };
     frame.sp = at;
     frame.pc = action.handler;
     // The handler starts as an indirect call's target, where the CPU checks those.

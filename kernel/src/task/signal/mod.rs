@@ -26,7 +26,6 @@ pub mod pending;
 pub mod send;
 pub mod state;
 pub mod stop;
-pub mod trampoline;
 
 pub use deliver::deliver;
 pub use info::{Detail, SigInfo, code};
