@@ -223,7 +223,14 @@ pub fn alloc(order: usize) -> Option<Frame> {
     if order > MAX_ORDER {
         return None;
     }
-    BUDDY.lock().alloc(memmap(), order).map(Frame)
+    let first = BUDDY.lock().alloc(memmap(), order);
+    // Single frames that the caches hold may be all that a larger block lacks.
+    first
+        .or_else(|| {
+            drain();
+            BUDDY.lock().alloc(memmap(), order)
+        })
+        .map(Frame)
 }
 
 /// Gives back what [`alloc`] took, whoever counted references to it.

@@ -8,7 +8,7 @@
 //! The size class follows from the layout that Rust passes to both calls, so freeing looks nothing up.
 
 use super::frames::{self, For, Frame};
-use super::{PAGE_SIZE, phys_to_ptr, ptr_to_phys};
+use super::{PAGE_SIZE, oom, phys_to_ptr, ptr_to_phys};
 use crate::arch::percpu::MAX_CPUS;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr;
@@ -112,7 +112,12 @@ fn order_of(layout: &Layout) -> usize {
 }
 
 #[cold]
-fn alloc_large(layout: &Layout) -> *mut u8 {
+fn alloc_large(layout: Layout) -> *mut u8 {
+    let got = try_large(&layout);
+    if got.is_null() && order_of(&layout) == 0 { starved(layout) } else { got }
+}
+
+fn try_large(layout: &Layout) -> *mut u8 {
     let order = order_of(layout);
     if order > MAX_ORDER {
         return ptr::null_mut();
@@ -126,7 +131,31 @@ fn alloc_large(layout: &Layout) -> *mut u8 {
     }
 }
 
-/// The allocator. Context: any; never sleeps, returns null when memory is exhausted.
+/// Memory is exhausted, the reserve included. Whoever may sleep lets the OOM killer work and tries again for a while (a
+/// second at most: the victim may need what the caller holds); others fail.
+#[cold]
+#[inline(never)]
+fn starved(layout: Layout) -> *mut u8 {
+    for _ in 0..500 {
+        if !platform::may_sleep() || oom::out_of_memory() == oom::Outcome::Hopeless {
+            break;
+        }
+        let got = match class_of(layout.size(), layout.align()) {
+            Some(class) => {
+                let mut one = [ptr::null_mut()];
+                SLABS[class].lock().alloc_batch(&Mem, &mut one);
+                one[0]
+            }
+            None => try_large(&layout),
+        };
+        if !got.is_null() {
+            return got;
+        }
+    }
+    ptr::null_mut()
+}
+
+/// The allocator. Context: any; sleeps only where memory is exhausted and the caller may. Returns null then in the end.
 #[derive(Debug)]
 pub struct Heap;
 
@@ -135,13 +164,14 @@ pub struct Heap;
 unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(class) = class_of(layout.size(), layout.align()) else { return alloc_large(&layout) };
+        let Some(class) = class_of(layout.size(), layout.align()) else { return alloc_large(layout) };
         let mut magazines = MAGAZINES[platform::cpu_id()].0.lock();
         let magazine = &mut magazines[class];
         if magazine.len == 0 {
             refill(magazine, class);
             if magazine.len == 0 {
-                return ptr::null_mut();
+                drop(magazines);
+                return starved(layout);
             }
         }
         magazine.len -= 1;

@@ -101,7 +101,7 @@ fn map(top: usize) -> bool {
     let mut got = [Frame(0); FRAMES];
     let mut n = 0;
     while n < FRAMES {
-        match frames::alloc_one(For::Kernel) {
+        match frames::alloc_one(For::User) {
             Some(f) => got[n] = f,
             None => break,
         }
