@@ -94,6 +94,7 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
     info!("{online} of {} CPUs online", percpu::listed());
     arch::irq_enable();
     check_identities();
+    sched::selftest();
     crate::task::start_init()
 }
 

@@ -114,7 +114,9 @@ pub fn balance<T: Task>(from: &mut RunQueue<T>, to: &mut RunQueue<T>, now: u64) 
     }
     let ahead = to.machine_clock().wrapping_sub(from.machine_clock());
     if ahead.abs() > BALANCE_RESYNC {
-        from.bias = from.bias.wrapping_add(ahead);
+        // The one behind catches up, so that of many that compare in pairs all end at the same clock.
+        let behind = if ahead > 0 { from } else { to };
+        behind.bias = behind.bias.wrapping_add(ahead.abs());
         return None;
     }
     let surplus = from.fair_load() - to.fair_load();

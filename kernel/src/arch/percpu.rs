@@ -226,6 +226,11 @@ pub fn count_on(cpu: usize, what: Counter) {
     BLOCKS[cpu].counters[what as usize].fetch_add(1, Ordering::Relaxed);
 }
 
+/// Takes back one event that was counted too early.
+pub fn uncount_on(cpu: usize, what: Counter) {
+    BLOCKS[cpu].counters[what as usize].fetch_sub(1, Ordering::Relaxed);
+}
+
 /// A counter's value on one CPU.
 pub fn counter(cpu: usize, what: Counter) -> u64 {
     BLOCKS[cpu].counters[what as usize].load(Ordering::Relaxed)

@@ -101,19 +101,19 @@ pub(super) fn tick_balance(this: usize, now: u64) {
         return;
     }
     BALANCE_AT[this].store(now + BALANCE_NS, Ordering::Relaxed);
-    let load = |c: usize| CPUS[c].load.load(Ordering::Relaxed);
-    let others = victim_order(cpu_id(this), &ONLINE.load()).map(|c| c.index());
-    let Some(to) = others.min_by_key(|&c| load(c)) else { return };
-    // The second of two queue locks is only tried, so their order does not matter.
-    let mut from = CPUS[this].queue.lock();
-    let Some(mut target) = CPUS[to].queue.try_lock() else { return };
-    let moved = sched_policy::balance(&mut from, &mut target, now);
-    CPUS[this].load.store(from.runnable() as u32, Ordering::Relaxed);
-    CPUS[to].load.store(target.runnable() as u32, Ordering::Relaxed);
-    drop(target);
-    drop(from);
-    if let Some(kick) = moved {
-        percpu::count_on(to, Counter::Migrations);
-        super::act(to, kick, now);
+    for to in victim_order(cpu_id(this), &ONLINE.load()).map(|c| c.index()) {
+        // The second of two queue locks is only tried, so their order does not matter.
+        let mut from = CPUS[this].queue.lock();
+        let Some(mut target) = CPUS[to].queue.try_lock() else { continue };
+        let moved = sched_policy::balance(&mut from, &mut target, now);
+        CPUS[this].load.store(from.runnable() as u32, Ordering::Relaxed);
+        CPUS[to].load.store(target.runnable() as u32, Ordering::Relaxed);
+        drop(target);
+        drop(from);
+        if let Some(kick) = moved {
+            percpu::count_on(to, Counter::Migrations);
+            super::act(to, kick, now);
+            return;
+        }
     }
 }

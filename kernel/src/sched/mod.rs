@@ -34,6 +34,7 @@ pub mod idle;
 mod lazy_mm;
 pub mod policy;
 mod resched;
+mod selftest;
 pub mod state;
 pub mod timer;
 
@@ -52,6 +53,7 @@ use sched_policy::{
     Arrival, AtomicCpuMask, CpuId, CpuMask, GiveWay, Kick, RunQueue, WakeRequest, coalesced_expiry_ns, select_cpu,
     select_cpu_new, timer_window_ns,
 };
+pub use selftest::run as selftest;
 use state::Handle;
 pub use state::SchedState;
 use state::{PARKED, RUNNABLE, TOKEN};

@@ -41,9 +41,10 @@ pub(super) fn ask(target: usize, what: u32) {
         return;
     }
     percpu::count_on(target, Counter::ReschedRequest);
-    if gic::send(target, Sgi::Reschedule) {
-        percpu::count_on(target, Counter::ReschedSent);
-    } else {
+    // Counted before, or the target could show the interrupt as taken first.
+    percpu::count_on(target, Counter::ReschedSent);
+    if !gic::send(target, Sgi::Reschedule) {
+        percpu::uncount_on(target, Counter::ReschedSent);
         ASKED[target].store(0, Ordering::Release);
     }
 }
