@@ -99,7 +99,7 @@ pub fn build(
 
     let mut bytes = Vec::new();
     bytes.try_reserve_exact((top - sp) as usize).map_err(|_| Errno::ENOMEM)?;
-    let mut word = |bytes: &mut Vec<u8>, v: u64| bytes.extend_from_slice(&v.to_le_bytes());
+    let word = |bytes: &mut Vec<u8>, v: u64| bytes.extend_from_slice(&v.to_le_bytes());
     word(&mut bytes, argv.count() as u64);
     for (strings, start) in [(argv, arg_start), (envp, env_start)] {
         let mut p = start;

@@ -1,6 +1,7 @@
 //! Files as processes see them: descriptors, and the objects behind them.
 
 pub mod devfs;
+pub mod procfs;
 pub mod root;
 pub mod synth;
 pub mod table;

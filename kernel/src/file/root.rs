@@ -235,6 +235,7 @@ pub fn filesystem(kind: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
         }
         b"devtmpfs" => devtmpfs()?,
         b"devpts" => synth::devpts(),
+        b"proc" => super::procfs::new(),
 
         _ => return Err(Errno::ENODEV),
     })

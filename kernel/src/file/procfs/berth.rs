@@ -52,7 +52,11 @@ fn memory(out: &mut Vec<u8>) -> Result<()> {
     writeln!(
         Out(out),
         "free_frames {}\ntotal_frames {}\nslab_frames {}\ntable_frames {}\nstack_frames {}",
-        m.free, m.total, m.slab, m.tables, m.stacks
+        m.free,
+        m.total,
+        m.slab,
+        m.tables,
+        m.stacks
     )
     .map_err(full)
 }
@@ -75,7 +79,8 @@ fn pagetables(out: &mut Vec<u8>) -> Result<()> {
     writeln!(
         Out(out),
         "kernel_wx {}\nuser_wx {bad}\nmisplaced {misplaced}\nexecutable {}\nleaves {leaves}",
-        kernel.violations, kernel.executable
+        kernel.violations,
+        kernel.executable
     )
     .map_err(full)
 }

@@ -390,7 +390,9 @@ impl Subject {
             });
             let name = match (a.label, a.object) {
                 (Some(label), _) => write!(o, "                 {label}"),
-                (None, Some(object)) => o.write_str("                 ").and_then(|()| object.write_name(&mut o)),
+                (None, Some(object)) => o
+                    .write_str("                 ")
+                    .and_then(|()| o.write_str(&String::from_utf8_lossy(&object.name()))),
                 (None, None) => Ok(()),
             };
             failed |= start.and(name).and(o.write_str("\n")).is_err();

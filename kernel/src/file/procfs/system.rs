@@ -49,7 +49,7 @@ const SYS: &[Entry] = &[
 ];
 
 const SYS_KERNEL: &[Entry] = &[
-    ("hostname", Regular, || Node::text(|o| line(o, &crate::syscall::misc::hostname()))),
+    ("hostname", Regular, || Node::text(|o| line(o, &crate::syscall::misc::host_name()))),
     ("osrelease", Regular, || Node::text(|o| line(o, crate::syscall::misc::RELEASE.as_bytes()))),
     ("ostype", Regular, || Node::text(|o| line(o, b"Linux"))),
     ("pid_max", Regular, || Node::text(|o| line(o, format!("{}", pid_max()).as_bytes()))),
@@ -66,14 +66,11 @@ const SYS_RANDOM: &[Entry] = &[
 
 const SYS_VM: &[Entry] = &[
     ("overcommit_memory", Regular, || Node { kind: Kind::File(Arc::new(Overcommit)), mode: 0o644, owner: (0, 0) }),
-    ("max_map_count", Regular, || {
-        Node::text(|o| line(o, format!("{}", crate::mm::map::MAX_AREAS).as_bytes()))
-    }),
+    ("max_map_count", Regular, || Node::text(|o| line(o, format!("{}", crate::mm::map::MAX_AREAS).as_bytes()))),
 ];
 
-const SYS_FS: &[Entry] = &[("nr_open", Regular, || {
-    Node::text(|o| line(o, format!("{}", crate::file::table::NR_OPEN).as_bytes()))
-})];
+const SYS_FS: &[Entry] =
+    &[("nr_open", Regular, || Node::text(|o| line(o, format!("{}", crate::file::table::NR_OPEN).as_bytes())))];
 
 struct Overcommit;
 
@@ -107,7 +104,14 @@ fn boot_id() -> [u64; 2] {
 
 fn uuid(out: &mut Vec<u8>, id: [u64; 2]) -> Result<()> {
     let (a, b) = (id[0] & !0xf000 | 0x4000, id[1] & !(3 << 62) | 1 << 63);
-    let text = format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xffff, b >> 48, b & 0xffff_ffff_ffff);
+    let text = format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xffff,
+        b >> 48,
+        b & 0xffff_ffff_ffff
+    );
     line(out, text.as_bytes())
 }
 
@@ -212,7 +216,8 @@ fn stat(out: &mut Vec<u8>) -> Result<()> {
     }
     let mut o = Out(out);
     let (user, system, idle) = (ticks(all.user_ns), ticks(all.system_ns), ticks(all.idle_ns));
-    write!(o, "cpu  {user} 0 {system} {idle} 0 0 0 0 0 0\n{}", alloc::string::String::from_utf8_lossy(&rows)).map_err(full)?;
+    write!(o, "cpu  {user} 0 {system} {idle} 0 0 0 0 0 0\n{}", alloc::string::String::from_utf8_lossy(&rows))
+        .map_err(full)?;
     let sum = |what| (0..percpu::listed()).map(|c| percpu::counter(c, what)).sum::<u64>();
     writeln!(o, "intr {}", sum(percpu::Counter::Interrupts)).map_err(full)?;
     writeln!(o, "ctxt {}", sum(percpu::Counter::ContextSwitches)).map_err(full)?;
