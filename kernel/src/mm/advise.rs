@@ -13,6 +13,9 @@ use core::sync::atomic::Ordering;
 use mm_core::page_up;
 use mm_core::pte::Pte;
 
+/// An object, its first page, and how many.
+type ObjectPages = (Arc<dyn Mappable>, u64, u64);
+
 /// What [`AddressSpace::advise`] understands; the rest of madvise(2)'s values are hints that change nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -35,7 +38,7 @@ pub enum Advice {
 /// `addr..addr + len` in whole pages; `bad` for what cannot be.
 fn page_range(addr: usize, len: usize, bad: Errno) -> Result<Range<usize>> {
     let end = page_up(len).and_then(|l| addr.checked_add(l)).filter(|&e| e <= TASK_SIZE).ok_or(bad)?;
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     Ok(addr..end)
@@ -114,7 +117,7 @@ impl AddressSpace {
     }
 
     /// The objects mapped in `range`, with the pages that are. `ENOMEM` if there is a hole.
-    fn objects_in(&self, range: Range<usize>) -> Result<Vec<(Arc<dyn Mappable>, u64, u64)>> {
+    fn objects_in(&self, range: Range<usize>) -> Result<Vec<ObjectPages>> {
         let map = self.map.read();
         if !map.areas.covers(range.clone()) {
             return Err(Errno::ENOMEM);
@@ -206,6 +209,7 @@ impl AddressSpace {
     }
 
     /// mlockall and munlockall: what is mapped now, what will be. May sleep.
+    #[allow(clippy::fn_params_excessive_bools)] // mlockall's own flags
     pub fn lock_all(&self, now: bool, future: bool, on_fault: bool, may_exceed: bool) -> Result<()> {
         let mut map = self.map.write();
         if now && map.total > map.limits.locked && !may_exceed {

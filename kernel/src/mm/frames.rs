@@ -292,6 +292,7 @@ pub(super) fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
         let bytes = ((frames * size_of::<PageInfo>()) as u64).next_multiple_of(page);
         let Some(at) = place(start..end, bytes, reserved) else { continue };
         taken[i] = at..at + bytes;
+        #[allow(clippy::cast_ptr_alignment)] // a page boundary
         let infos = phys_to_ptr(at).cast::<PageInfo>();
         // SAFETY: `place` found RAM that nothing else uses, long enough and page-aligned; it is never given to the allocator.
         let infos = unsafe {

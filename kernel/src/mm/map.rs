@@ -149,7 +149,7 @@ impl AddressSpace {
     /// Removes all mappings in `addr..addr + len`. Errors as munmap(2). May sleep.
     pub fn unmap(&self, addr: usize, len: usize) -> Result<()> {
         let end = page_up(len).and_then(|l| addr.checked_add(l)).filter(|&e| e <= TASK_SIZE).ok_or(Errno::EINVAL)?;
-        if addr % PAGE_SIZE != 0 || end == addr {
+        if !addr.is_multiple_of(PAGE_SIZE) || end == addr {
             return Err(Errno::EINVAL);
         }
         let mut map = self.map.write();
@@ -209,7 +209,7 @@ impl AddressSpace {
     /// Changes the permissions of `addr..addr + len`. Errors as mprotect(2). May sleep.
     pub fn protect(&self, addr: usize, len: usize, prot: Prot) -> Result<()> {
         let end = page_up(len).and_then(|l| addr.checked_add(l)).filter(|&e| e <= TASK_SIZE).ok_or(Errno::ENOMEM)?;
-        if addr % PAGE_SIZE != 0 {
+        if !addr.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         if end == addr {
@@ -358,7 +358,7 @@ impl AddressSpace {
         let old_len = page_up(old_len).ok_or(Errno::EINVAL)?;
         let new_len = page_up(new_len).filter(|&l| l > 0 && l <= TASK_SIZE).ok_or(Errno::EINVAL)?;
         let moved = flags.fixed.is_some() || flags.keep_old;
-        if addr % PAGE_SIZE != 0
+        if !addr.is_multiple_of(PAGE_SIZE)
             || moved && !flags.may_move
             || flags.keep_old && old_len != new_len
             || addr.checked_add(old_len).is_none_or(|e| e > TASK_SIZE)
@@ -545,7 +545,7 @@ impl Map {
 }
 
 fn fixed_range(addr: usize, len: usize) -> Result<Range<usize>> {
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     if addr < MIN_ADDR {

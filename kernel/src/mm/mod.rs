@@ -77,6 +77,7 @@ pub static TABLE_FRAMES: AtomicU64 = AtomicU64::new(0);
 
 impl PhysMem for KernelMem {
     #[inline(always)]
+    #[allow(clippy::cast_ptr_alignment)] // a page boundary
     fn table(&self, pa: u64) -> &Table {
         // SAFETY: `pa` is a table's by the trait's contract; tables are whole frames of RAM, which the linear map covers, and
         // their entries are only reached as atomics.

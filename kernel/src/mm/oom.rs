@@ -29,6 +29,7 @@ pub struct Candidate<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Processes {
     /// Shows each process (not init) to the callback.
+    #[allow(clippy::type_complexity)]
     pub for_each: fn(&mut dyn FnMut(Candidate<'_>)),
     /// Sends `SIGKILL`; whether the process was still there.
     pub kill: fn(u32) -> bool,

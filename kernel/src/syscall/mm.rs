@@ -55,7 +55,7 @@ fn prot_of(prot: u32) -> abi::Result<Prot> {
 
 /// mmap(2).
 pub fn mmap(addr: usize, len: usize, prot: u32, flags: u32, fd: i32, offset: u64) -> SysResult {
-    if offset % PAGE_SIZE as u64 != 0 || len == 0 {
+    if !offset.is_multiple_of(PAGE_SIZE as u64) || len == 0 {
         return Err(Errno::EINVAL);
     }
     // Unknown protection bits are ignored here, as Linux does.
@@ -189,7 +189,7 @@ pub fn msync(addr: usize, len: usize, flags: u32) -> SysResult {
 
 /// mincore(2).
 pub fn mincore(addr: usize, len: usize, vec: UserAddr) -> SysResult {
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let pages = mm_core::page_up(len).filter(|&l| l <= TASK_SIZE).ok_or(Errno::ENOMEM)? / PAGE_SIZE;
