@@ -18,6 +18,8 @@
 //! inheritance in [`Mutex`] (holders are never preempted for long: the scheduler's slices bound it).
 #![cfg_attr(target_os = "none", no_std)]
 
+extern crate alloc;
+
 pub mod mutex;
 pub mod once;
 pub mod order;
@@ -30,7 +32,7 @@ pub use once::Once;
 pub use order::LockClass;
 pub use rwlock::{RwLock, RwReadGuard, RwWriteGuard};
 pub use spin::{IrqGuard, IrqLock, SpinGuard, SpinLock};
-pub use wait::{Notify, WaitNode, WaitQueue};
+pub use wait::{Notify, WaitNode, WaitQueue, Watch};
 
 /// Ranks of the lock classes that more than one crate must order. Rising rank is the order of taking; gaps are for what
 /// comes between. Sleeping locks come first, spin locks after, the scheduler's last.

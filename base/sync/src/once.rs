@@ -47,6 +47,15 @@ impl<T> Once<T> {
     }
 }
 
+impl<T> Drop for Once<T> {
+    fn drop(&mut self) {
+        if *self.state.get_mut() == READY {
+            // SAFETY: READY says that the value was written; nobody else can reach it any more.
+            unsafe { self.value.get_mut().assume_init_drop() };
+        }
+    }
+}
+
 impl<T> Default for Once<T> {
     fn default() -> Self {
         Self::new()

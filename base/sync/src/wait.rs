@@ -113,6 +113,21 @@ impl List {
     }
 
     /// # Safety
+    /// As for `push_back`.
+    unsafe fn push_front(&mut self, node: *const WaitNode) {
+        // SAFETY: as in `push_back`.
+        unsafe {
+            *(*node).links.get() = Links { next: self.head, prev: ptr::null() };
+            if self.head.is_null() {
+                self.tail = node;
+            } else {
+                (*(*self.head).links.get()).prev = node;
+            }
+        }
+        self.head = node;
+    }
+
+    /// # Safety
     /// `node` is linked in this list.
     unsafe fn unlink(&mut self, node: *const WaitNode) {
         // SAFETY: neighbours of a linked node are linked, hence alive.
@@ -173,7 +188,12 @@ impl WaitQueue {
         // SAFETY: alive and unlinked by contract.
         unsafe {
             (*node).linked.store(true, Ordering::Relaxed);
-            list.push_back(node);
+            // Watchers stand before the sleepers, so that a wake-up which ends at a sleeper has told them all.
+            if (*node).sticky {
+                list.push_front(node);
+            } else {
+                list.push_back(node);
+            }
         }
         self.hint.store(list.head.cast_mut(), Ordering::Relaxed);
         drop(list);
@@ -278,9 +298,26 @@ impl WaitQueue {
 
     /// Wakes at most `exclusive` exclusive sleepers and `total` in all; returns how many it woke.
     #[inline(never)]
-    pub fn wake_some(&self, mut exclusive: usize, mut total: usize, sync: bool) -> usize {
+    pub fn wake_some(&self, exclusive: usize, total: usize, sync: bool) -> usize {
+        self.wake_locked(self.list.lock(), exclusive, total, sync)
+    }
+
+    /// As [`WaitQueue::wake`], from within [`Notify::notify`]. The caller keeps the relation "wakes" between queues free
+    /// of cycles, which orders their locks.
+    pub fn wake_nested(&self) {
+        if !self.is_empty() {
+            self.wake_locked(self.list.lock_nested(), 1, usize::MAX, false);
+        }
+    }
+
+    fn wake_locked(
+        &self,
+        mut list: crate::spin::IrqGuard<'_, List>,
+        mut exclusive: usize,
+        mut total: usize,
+        sync: bool,
+    ) -> usize {
         let mut woken = 0;
-        let mut list = self.list.lock();
         let mut at = list.head;
         while !at.is_null() && total > 0 && exclusive > 0 {
             // SAFETY: linked nodes are alive while we hold the lock.
@@ -307,6 +344,9 @@ impl WaitQueue {
         woken
     }
 }
+
+mod watch;
+pub use watch::Watch;
 
 #[cfg(test)]
 mod tests;
