@@ -19,6 +19,8 @@ pub struct Request {
     pub file: Option<Arc<OpenFile>>,
     /// What is asked for.
     pub events: PollEvents,
+    /// Whether errors and hang-ups count only if they are among `events` (select), not always (poll).
+    pub only_asked: bool,
     /// What was found; the caller may preset it (`POLLNVAL`).
     pub found: PollEvents,
 }
@@ -54,7 +56,8 @@ fn look(requests: &mut [Request], mut watcher: Option<&mut Watcher>) -> usize {
     for r in requests {
         if let Some(file) = &r.file {
             let now = file.poll(watcher.as_mut().map(|w| &mut **w as &mut dyn Poller));
-            let wanted = r.events.and(PollEvents::ERR).and(PollEvents::HUP);
+            let always = if r.only_asked { PollEvents::NONE } else { PollEvents::ERR.and(PollEvents::HUP) };
+            let wanted = r.events.and(always);
             r.found = PollEvents(now.0 & wanted.0);
         }
         count += usize::from(r.found != PollEvents::NONE);
