@@ -160,6 +160,7 @@ pub const TABLE: &[&[Call]] = &[
     super::time::CALLS,
     super::misc::CALLS,
     super::mm::CALLS,
+    super::poll::CALLS,
 ];
 
 /// One more than the highest number that the dispatch array has a place for.
