@@ -1,29 +1,52 @@
 //! What an AArch64 ELF64 program asks of the kernel that starts it, and what a `#!` line says.
 //!
-//! The input is a stranger's file. [`parse`] reads the file header and the program headers (through a callback, so that
-//! nothing is read by a count that the file names before the count is bounded), checks what Linux's loader checks, and
-//! returns a fixed-size [`Plan`]. It never panics and never allocates.
+//! The input is a stranger's file. [`parse`] takes its first bytes and a callback that reads more, checks what Linux's
+//! `load_elf_binary` checks, and returns a fixed-size [`Plan`]. It never panics, never allocates, and does no more work
+//! than the at most [`MAX_PHDRS`] program headers ask for; these are read a few at a time, so little stack is used.
 //!
-//! Checked: magic, class, byte order, version, machine, type, header sizes; at most [`MAX_PHDRS`] program headers; at
-//! least one loadable segment; sizes and addresses that neither overflow nor leave user space; file offset and address
-//! congruent modulo the page size; segments in rising order that do not overlap; a NUL-terminated interpreter path. What
-//! breaks a rule is `ENOEXEC` ([`ElfError::NotExec`]) or `EINVAL` ([`ElfError::Invalid`]), as on Linux.
+//! **What is refused, and how.** Three errors, as on Linux: what is no program of this machine is
+//! [`ElfError::NotExec`] (`ENOEXEC`), one that contradicts itself is [`ElfError::Invalid`] (`EINVAL`), and one whose
+//! interpreter path cannot be read is [`ElfError::Io`] (`EIO`). Linux notices contradictions between segments after the
+//! old program is gone, and kills the process; here they are noticed before, and execve(2) returns.
+//!
+//! **What is taken as on Linux.** Segments in any order, even ones that overlap: a later one replaces pages of an
+//! earlier ([`Plan::overlap`]). Alignments that are no power of two are ignored. Of several PT_INTERP the first counts,
+//! of several PT_GNU_STACK the last. PT_TLS, PT_DYNAMIC, PT_PHDR and others are the program's own affair. Versions, flags
+//! and section headers are not looked at.
+//!
+//! **Stricter than Linux.** Class and byte order must be right (Linux on arm64 goes by the machine number alone). Nothing
+//! may be mapped below [`MIN_ADDRESS`]. At most [`MAX_SEGMENTS`] segments, and interpreter paths below [`MAX_INTERP`]:
+//! real programs have about five and thirty bytes, and the plan stays small. Whether the file is as long as its segments
+//! say is not checked, for it may change at any time: touching a page behind its end is a SIGBUS, then as later.
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "corpus"))]
+extern crate alloc;
+
+#[cfg(any(test, feature = "corpus"))]
+pub mod corpus;
+mod file;
+mod property;
+pub mod script;
+#[cfg(test)]
+mod tests;
+
+pub use file::parse;
+
 use arrayvec::ArrayVec;
 
-pub mod script;
-
-/// The most program headers that are looked at: one page of them.
-pub const MAX_PHDRS: usize = 64;
+/// The most program headers: what fits in 64 KiB, as on Linux.
+pub const MAX_PHDRS: usize = 65536 / 56;
 /// The most loadable segments.
 pub const MAX_SEGMENTS: usize = 32;
-/// Longest interpreter path, its NUL included (Linux: PATH_MAX; Berth: what a header page can hold).
+/// Longest interpreter path, its NUL included.
 pub const MAX_INTERP: usize = 256;
-const PAGE: u64 = 4096;
 /// User space ends here.
 pub const USER_END: u64 = 1 << 48;
+/// User space starts here (`vm.mmap_min_addr`).
+pub const MIN_ADDRESS: u64 = 0x1_0000;
+const PAGE: u64 = 4096;
 
 /// Why a file cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +68,16 @@ pub enum Kind {
     Relocatable,
 }
 
-/// One PT_LOAD.
+/// One PT_LOAD with something in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Address (before relocation).
     pub vaddr: u64,
-    /// Offset in the file.
+    /// Offset in the file, congruent to `vaddr` modulo the page size if `file_len` is not 0.
     pub offset: u64,
-    /// Bytes from the file.
+    /// Bytes from the file; at most `mem_len`.
     pub file_len: u64,
-    /// Bytes in memory; what exceeds `file_len` is zero.
+    /// Bytes in memory, not 0; what exceeds `file_len` is zero.
     pub mem_len: u64,
     /// Readable.
     pub read: bool,
@@ -64,179 +87,38 @@ pub struct Segment {
     pub exec: bool,
 }
 
+impl Segment {
+    /// The first byte behind it. Never overflows for a segment out of [`parse`].
+    pub const fn end(&self) -> u64 {
+        self.vaddr.saturating_add(self.mem_len)
+    }
+}
+
 /// What to do to start the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Fixed or free.
     pub kind: Kind,
-    /// Where it starts (before relocation).
+    /// Where it starts (before relocation); inside user space unless there is an interpreter.
     pub entry: u64,
     /// Number of program headers.
     pub phnum: u16,
-    /// Where the program headers are in memory (before relocation), if a segment holds them.
+    /// Where the program headers are in memory (before relocation), if a segment holds their start.
     pub phdr_vaddr: Option<u64>,
-    /// Segments in rising order.
+    /// Segments in the file's order; at least one.
     pub segments: ArrayVec<Segment, MAX_SEGMENTS>,
-    /// The interpreter's path, without its NUL.
+    /// The interpreter's path, without its NUL; not empty.
     pub interp: Option<ArrayVec<u8, MAX_INTERP>>,
-    /// PT_GNU_STACK asks for an executable stack (refused by W^X; told so that it can be logged).
+    /// PT_GNU_STACK asks for an executable stack.
     pub exec_stack: bool,
-    /// The largest alignment of a segment, a power of two of at least a page.
+    /// A segment is writable and executable.
+    pub wx: bool,
+    /// A note says that all indirect branches land on `bti` instructions, so its pages may be guarded.
+    pub bti: bool,
+    /// Two segments share a page: map them in order, later ones in place of earlier.
+    pub overlap: bool,
+    /// The largest alignment of a segment, a power of two of at least a page and at most 1 GiB.
     pub align: u64,
     /// First and last address of all segments (whole pages, before relocation).
     pub span: (u64, u64),
 }
-
-const PT_LOAD: u32 = 1;
-const PT_INTERP: u32 = 3;
-const PT_PHDR: u32 = 6;
-const PT_GNU_STACK: u32 = 0x6474_e551;
-
-const ET_EXEC: u16 = 2;
-const ET_DYN: u16 = 3;
-const EM_AARCH64: u16 = 183;
-const PHDR_LEN: usize = 56;
-
-fn u16_at(b: &[u8], at: usize) -> u16 {
-    b.get(at..at + 2).map_or(0, |s| u16::from_le_bytes([s[0], s[1]]))
-}
-fn u32_at(b: &[u8], at: usize) -> u32 {
-    b.get(at..at + 4).map_or(0, |s| u32::from_le_bytes([s[0], s[1], s[2], s[3]]))
-}
-fn u64_at(b: &[u8], at: usize) -> u64 {
-    u32_at(b, at) as u64 | (u32_at(b, at + 4) as u64) << 32
-}
-
-/// Reads a file's headers. `head` is the file's start (a page, or the whole of a shorter file); `read_at(offset, buf)`
-/// fills `buf` from the file and says false where the file is too short or cannot be read.
-pub fn parse(head: &[u8], mut read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Result<Plan, ElfError> {
-    if head.len() < 64 || head[..4] != *b"\x7fELF" || head[4] != 2 || head[5] != 1 || head[6] != 1 {
-        return Err(ElfError::NotExec);
-    }
-    let kind = match u16_at(head, 16) {
-        ET_EXEC => Kind::Fixed,
-        ET_DYN => Kind::Relocatable,
-        _ => return Err(ElfError::NotExec),
-    };
-    let phnum = u16_at(head, 56);
-    if u16_at(head, 18) != EM_AARCH64
-        || u32_at(head, 20) != 1
-        || u16_at(head, 54) as usize != PHDR_LEN
-        || phnum == 0
-        || phnum as usize > MAX_PHDRS
-    {
-        return Err(ElfError::NotExec);
-    }
-    let phoff = u64_at(head, 32);
-    let table_len = phnum as usize * PHDR_LEN;
-    let mut table = [0u8; MAX_PHDRS * PHDR_LEN];
-    let table = &mut table[..table_len];
-    let end = phoff.checked_add(table_len as u64).ok_or(ElfError::NotExec)?;
-    if let Some(here) = usize::try_from(phoff).ok().zip(usize::try_from(end).ok()).and_then(|(s, e)| head.get(s..e)) {
-        table.copy_from_slice(here);
-    } else if !read_at(phoff, table) {
-        return Err(ElfError::NotExec);
-    }
-    let mut plan = Plan {
-        kind,
-        entry: u64_at(head, 24),
-        phnum,
-        phdr_vaddr: None,
-        segments: ArrayVec::new(),
-        interp: None,
-        exec_stack: false,
-        align: PAGE,
-        span: (0, 0),
-    };
-    for ph in table.chunks_exact(PHDR_LEN) {
-        take_header(&mut plan, ph, head, &mut read_at)?;
-    }
-    finish(plan, phoff, end)
-}
-
-fn take_header(
-    plan: &mut Plan,
-    ph: &[u8],
-    head: &[u8],
-    read_at: &mut impl FnMut(u64, &mut [u8]) -> bool,
-) -> Result<(), ElfError> {
-    let (flags, offset, vaddr) = (u32_at(ph, 4), u64_at(ph, 8), u64_at(ph, 16));
-    let (file_len, mem_len, align) = (u64_at(ph, 32), u64_at(ph, 40), u64_at(ph, 48));
-    match u32_at(ph, 0) {
-        PT_LOAD => {
-            if mem_len == 0 {
-                return Ok(());
-            }
-            if file_len > mem_len || offset.checked_add(file_len).is_none_or(|e| e > i64::MAX as u64) {
-                return Err(ElfError::Invalid);
-            }
-            let end = vaddr.checked_add(mem_len).filter(|&e| e <= USER_END - PAGE).ok_or(ElfError::Invalid)?;
-            if file_len > 0 && offset % PAGE != vaddr % PAGE {
-                return Err(ElfError::Invalid);
-            }
-            if align > 1 && !align.is_power_of_two() {
-                return Err(ElfError::Invalid);
-            }
-            if let Some(last) = plan.segments.last() {
-                // Two segments may not share a page: their protections would fight.
-                let last_end = (last.vaddr + last.mem_len).next_multiple_of(PAGE);
-                if vaddr - vaddr % PAGE < last_end {
-                    return Err(ElfError::Invalid);
-                }
-            }
-            plan.align = plan.align.max(align.min(1 << 30));
-            let segment = Segment {
-                vaddr,
-                offset,
-                file_len,
-                mem_len,
-                read: flags & 4 != 0,
-                write: flags & 2 != 0,
-                exec: flags & 1 != 0,
-            };
-            plan.segments.try_push(segment).map_err(|_| ElfError::NotExec)?;
-            plan.span.1 = end.next_multiple_of(PAGE);
-        }
-        PT_INTERP if plan.interp.is_none() => {
-            let len = usize::try_from(file_len).map_err(|_| ElfError::NotExec)?;
-            if !(2..=MAX_INTERP).contains(&len) {
-                return Err(ElfError::NotExec);
-            }
-            let mut path = ArrayVec::<u8, MAX_INTERP>::new();
-            let mut buf = [0u8; MAX_INTERP];
-            let start = usize::try_from(offset).unwrap_or(usize::MAX);
-            match start.checked_add(len).and_then(|e| head.get(start..e)) {
-                Some(here) => buf[..len].copy_from_slice(here),
-                None if read_at(offset, &mut buf[..len]) => {}
-                None => return Err(ElfError::Io),
-            }
-            if buf[len - 1] != 0 {
-                return Err(ElfError::NotExec);
-            }
-            path.extend(buf[..len].iter().copied().take_while(|&c| c != 0));
-            plan.interp = Some(path);
-        }
-        PT_PHDR => plan.phdr_vaddr = Some(vaddr),
-        PT_GNU_STACK => plan.exec_stack = flags & 1 != 0,
-        _ => {}
-    }
-    Ok(())
-}
-
-fn finish(mut plan: Plan, phoff: u64, phend: u64) -> Result<Plan, ElfError> {
-    let Some(first) = plan.segments.first() else { return Err(ElfError::NotExec) };
-    plan.span.0 = first.vaddr - first.vaddr % PAGE;
-    // AT_PHDR: what PT_PHDR says if a segment really holds it there, else wherever a segment holds the table.
-    plan.phdr_vaddr = plan
-        .segments
-        .iter()
-        .find(|s| s.offset <= phoff && phend <= s.offset + s.file_len)
-        .map(|s| s.vaddr + (phoff - s.offset));
-    if plan.kind == Kind::Fixed && plan.span.0 < PAGE {
-        return Err(ElfError::Invalid);
-    }
-    Ok(plan)
-}
-
-#[cfg(test)]
-mod tests;

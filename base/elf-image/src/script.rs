@@ -16,20 +16,13 @@ fn is_blank(c: u8) -> bool {
     c == b' ' || c == b'\t'
 }
 
-fn trim(mut s: &[u8]) -> &[u8] {
-    while let [first, rest @ ..] = s {
-        if !is_blank(*first) {
-            break;
-        }
-        s = rest;
-    }
-    while let [rest @ .., last] = s {
-        if !is_blank(*last) {
-            break;
-        }
-        s = rest;
-    }
-    s
+fn trim_start(s: &[u8]) -> &[u8] {
+    &s[s.iter().take_while(|&&c| is_blank(c)).count()..]
+}
+
+fn trim(s: &[u8]) -> &[u8] {
+    let s = trim_start(s);
+    &s[..s.len() - s.iter().rev().take_while(|&&c| is_blank(c)).count()]
 }
 
 /// Reads the line at a file's start; `None` if the file does not begin with `#!` or names no interpreter, or if the
@@ -37,10 +30,10 @@ fn trim(mut s: &[u8]) -> &[u8] {
 pub fn parse(head: &[u8]) -> Option<Script<'_>> {
     let head = &head[..head.len().min(MAX_LINE)];
     let text = head.strip_prefix(b"#!")?;
-    let newline = text.iter().position(|&c| c == b'\n' || c == 0);
-    let line = trim(&text[..newline.unwrap_or(text.len())]);
+    let end = text.iter().position(|&c| c == b'\n' || c == 0);
+    let line = trim_start(&text[..end.unwrap_or(text.len())]);
     let split = line.iter().position(|&c| is_blank(c));
-    if newline.is_none() && split.is_none() && head.len() == MAX_LINE {
+    if end.is_none() && split.is_none() && head.len() == MAX_LINE {
         return None;
     }
     let interpreter = &line[..split.unwrap_or(line.len())];
@@ -73,5 +66,9 @@ mod tests {
         let mut long = [b'a'; 300];
         long[..2].copy_from_slice(b"#!");
         assert_eq!(parse(&long), None);
+        long[255] = b' ';
+        assert_eq!(parse(&long).map(|s| s.interpreter.len()), Some(253));
+        long[..4].copy_from_slice(b"#!b ");
+        assert_eq!(parse(&long).and_then(|s| s.argument).map(<[u8]>::len), Some(251));
     }
 }

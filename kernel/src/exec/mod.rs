@@ -240,7 +240,7 @@ fn map_segments(
 ) -> Result<()> {
     let object = image.object();
     for s in &plan.segments {
-        map_segment(space, &object, s, bias, clear)?;
+        map_segment(space, &object, s, bias, plan.overlap, clear)?;
     }
     Ok(())
 }
@@ -250,8 +250,11 @@ fn map_segment(
     object: &Arc<dyn Mappable>,
     s: &Segment,
     bias: u64,
+    replace: bool,
     clear: &mut Vec<(u64, usize)>,
 ) -> Result<()> {
+    // Segments that share a page replace one another in the file's order, as on Linux.
+    let place = |at: u64| if replace { Place::Fixed(at as usize) } else { Place::FixedFree(at as usize) };
     let mut prot = Prot::empty();
     prot.set(Prot::READ, s.read);
     prot.set(Prot::WRITE, s.write);
@@ -263,7 +266,7 @@ fn map_segment(
     let mapped_end = if s.file_len > 0 { file_end.next_multiple_of(PAGE) } else { start };
     if s.file_len > 0 {
         space.map(MapRequest {
-            place: Place::FixedFree(start as usize),
+            place: place(start),
             len: (mapped_end - start) as usize,
             prot,
             flags: VmFlags::empty(),
@@ -276,7 +279,7 @@ fn map_segment(
     }
     if mem_end > mapped_end {
         space.map(MapRequest {
-            place: Place::FixedFree(mapped_end as usize),
+            place: place(mapped_end),
             len: (mem_end - mapped_end) as usize,
             prot,
             flags: VmFlags::empty(),
