@@ -1,12 +1,12 @@
 //! Files as processes see them: descriptors, and the objects behind them.
 
 pub mod devfs;
-pub mod procfs;
-pub mod root;
 pub mod epoll;
 pub mod eventfd;
 pub mod pipe;
 pub mod poll;
+pub mod procfs;
+pub mod root;
 pub mod synth;
 pub mod table;
 pub mod timerfd;

@@ -339,8 +339,7 @@ pub struct PipeEnd {
 
 impl PipeEnd {
     fn open(pipe: &Arc<Pipe>, reads: bool, writes: bool) -> Arc<PipeEnd> {
-        let unwritten =
-            (!writes && !pipe.is_open_for_writing()).then(|| pipe.write_opens.load(Ordering::Relaxed));
+        let unwritten = (!writes && !pipe.is_open_for_writing()).then(|| pipe.write_opens.load(Ordering::Relaxed));
         if reads {
             pipe.readers.fetch_add(1, Ordering::AcqRel);
             pipe.read_opens.fetch_add(1, Ordering::AcqRel);
@@ -464,8 +463,7 @@ pub fn open_fifo(path: &Path, flags: u32) -> Result<Arc<dyn File>> {
     let pipe = named((meta.dev, meta.ino))?;
     let nonblock = flags & linux::O_NONBLOCK != 0;
     let wait = |other: &AtomicU32, opens: &AtomicU32, seen: u32| {
-        let ready =
-            || (other.load(Ordering::Acquire) > 0 || opens.load(Ordering::Acquire) != seen).then_some(());
+        let ready = || (other.load(Ordering::Acquire) > 0 || opens.load(Ordering::Acquire) != seen).then_some(());
         pipe.openers.wait_until(INTERRUPTIBLE, ready).map_err(|_| Errno::ERESTARTSYS)
     };
     match flags & linux::O_ACCMODE {

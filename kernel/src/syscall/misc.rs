@@ -134,7 +134,7 @@ fn getrusage(who: i32, usage: UserAddr) -> SysResult {
     let mut u = match who {
         0 => usage_of(p.runtime_ns(), p.faults()),
         -1 => usage_of(p.times.children_ns.load(Ordering::Relaxed), p.times.children_faults.load(Ordering::Relaxed)),
-        1 => usage_of(me.sched.runtime_ns.load(Ordering::Relaxed), me.faults.load(Ordering::Relaxed)),
+        1 => usage_of(crate::sched::runtime_ns(me), me.faults.load(Ordering::Relaxed)),
         _ => return Err(Errno::EINVAL),
     };
     if who != -1 {
@@ -408,6 +408,7 @@ fn prctl(option: i32, a: u64, b: u64, c: u64, d: u64) -> SysResult {
         }
         pr::GET_SECCOMP => Ok(0),
         pr::SET_TIMERSLACK => {
+            me.sched.slack_ns.store(if a == 0 { u64::MAX } else { a }, Ordering::Relaxed);
             me.timer_slack.store(if a == 0 { 50_000 } else { a }, Ordering::Relaxed);
             Ok(0)
         }

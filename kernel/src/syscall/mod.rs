@@ -11,6 +11,7 @@ pub mod futex;
 pub mod misc;
 pub mod mm;
 pub mod poll;
+pub mod sched;
 pub mod signal;
 pub mod table;
 pub mod task;

@@ -8,10 +8,10 @@ use super::{SysResult, efault};
 use crate::arch::uaccess::{UserAddr, copy_from_user, copy_to_user, get_user_u64, read_user, write_user};
 use crate::file::epoll::{self, Epoll};
 use crate::file::eventfd::EventFd;
+use crate::file::pipe;
 use crate::file::poll::{self, Request};
 use crate::file::timerfd::{Clock, Setting, TimerFd};
 use crate::file::user::check_range;
-use crate::file::pipe;
 use crate::sched::current;
 use crate::task::signal;
 use abi::{Errno, Result, Timespec, linux};
@@ -244,12 +244,7 @@ fn select(n: usize, at: [UserAddr; 3], deadline: Option<u64>) -> SysResult {
 }
 
 /// Waits, and turns the sets from what was asked into what was found; the number of bits set.
-fn select_wait(
-    requests: &mut [Request],
-    fds: &[usize],
-    sets: &mut [Vec<u64>; 3],
-    deadline: Option<u64>,
-) -> SysResult {
+fn select_wait(requests: &mut [Request], fds: &[usize], sets: &mut [Vec<u64>; 3], deadline: Option<u64>) -> SysResult {
     poll::wait(requests, deadline).map_err(|_| Errno::ERESTARTNOHAND)?;
     let mut count = 0;
     for (set, answers) in sets.iter_mut().zip(SETS) {
@@ -310,14 +305,7 @@ fn epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, sigmask: 
     with_mask(mask, || epoll_wait(epfd, events, max, deadline))
 }
 
-fn epoll_pwait2(
-    epfd: i32,
-    events: UserAddr,
-    max: i32,
-    timeout: UserAddr,
-    sigmask: UserAddr,
-    size: usize,
-) -> SysResult {
+fn epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, sigmask: UserAddr, size: usize) -> SysResult {
     let deadline = read_timeout(timeout)?;
     let mask = read_mask(sigmask, size)?;
     with_mask(mask, || epoll_wait(epfd, events, max, deadline))
@@ -325,7 +313,8 @@ fn epoll_pwait2(
 
 fn epoll_wait(epfd: i32, events: UserAddr, max: i32, deadline: Option<u64>) -> SysResult {
     const SIZE: usize = size_of::<EpollEvent>();
-    let limit = usize::try_from(max).ok().filter(|n| (1..=i32::MAX as usize / SIZE).contains(n)).ok_or(Errno::EINVAL)?;
+    let limit =
+        usize::try_from(max).ok().filter(|n| (1..=i32::MAX as usize / SIZE).contains(n)).ok_or(Errno::EINVAL)?;
     check_range(events, limit * SIZE)?;
     let watcher = current().files().get_io(epfd)?;
     let ep = watcher.object_as::<Epoll>().ok_or(Errno::EINVAL)?;

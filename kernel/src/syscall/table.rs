@@ -160,11 +160,12 @@ pub const TABLE: &[&[Call]] = &[
     super::time::CALLS,
     super::misc::CALLS,
     super::mm::CALLS,
+    super::sched::CALLS,
     super::poll::CALLS,
 ];
 
 /// One more than the highest number that the dispatch array has a place for.
-pub const LIMIT: usize = 512;
+pub const LIMIT: usize = 1028;
 
 const fn build() -> [Handler; LIMIT] {
     let mut handlers: [Handler; LIMIT] = [super::unknown; LIMIT];

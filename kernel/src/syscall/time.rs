@@ -84,7 +84,7 @@ fn cpu_clock(clock: i32) -> Result<u64> {
     let me = current();
     if clock & 4 != 0 {
         let t = if pid == 0 { None } else { Some(find_thread(Pid(pid as u32)).ok_or(Errno::EINVAL)?) };
-        return Ok(t.as_deref().unwrap_or(me).sched.runtime_ns.load(Ordering::Relaxed));
+        return Ok(crate::sched::runtime_ns(t.as_deref().unwrap_or(me)));
     }
     let p: Arc<Process> = if pid == 0 { me.process.clone() } else { find(Pid(pid as u32)).ok_or(Errno::EINVAL)? };
     Ok(p.runtime_ns())
@@ -96,7 +96,7 @@ fn read_clock(clock: i32) -> Result<u64> {
         REALTIME | REALTIME_COARSE | REALTIME_ALARM | TAI => realtime_ns(),
         MONOTONIC | MONOTONIC_RAW | MONOTONIC_COARSE | BOOTTIME | BOOTTIME_ALARM => now_ns(),
         PROCESS_CPUTIME => current().process.runtime_ns(),
-        THREAD_CPUTIME => current().sched.runtime_ns.load(Ordering::Relaxed),
+        THREAD_CPUTIME => crate::sched::runtime_ns(current()),
         c if c < 0 => cpu_clock(c)?,
         _ => return Err(Errno::EINVAL),
     })

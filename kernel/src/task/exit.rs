@@ -128,7 +128,7 @@ fn leave_list(me: &Thread, p: &Process, status: i32) -> (bool, i32) {
             }
         }
     }
-    let time = me.sched.runtime_ns.load(Ordering::Relaxed);
+    let time = crate::sched::runtime_ns(me);
     p.times.dead_threads_ns.fetch_add(time, Ordering::Relaxed);
     p.times.dead_threads_faults.fetch_add(me.faults.load(Ordering::Relaxed), Ordering::Relaxed);
     drop(s);

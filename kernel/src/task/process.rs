@@ -145,7 +145,7 @@ impl Process {
     pub fn runtime_ns(&self) -> u64 {
         let dead = self.times.dead_threads_ns.load(Ordering::Relaxed);
         let guard = self.signals.lock();
-        guard.threads.iter().map(|t| t.sched.runtime_ns.load(Ordering::Relaxed)).sum::<u64>() + dead
+        guard.threads.iter().map(|t| crate::sched::runtime_ns(t)).sum::<u64>() + dead
     }
 
     /// Faults that it took so far.

@@ -33,13 +33,15 @@ fn counters(out: &mut Vec<u8>) -> Result<()> {
 /// One line a CPU: what identifies it, by both ways, and its ticks.
 fn cpus(out: &mut Vec<u8>) -> Result<()> {
     let mut o = Out(out);
+    let answers = percpu::identity_check();
     for cpu in 0..percpu::listed() {
-        let block = percpu::of(cpu);
-        let mpidr = block.mpidr.get();
+        let mpidr = percpu::of(cpu).mpidr.get();
         let state = if is_online(cpu) { "online" } else { "offline" };
-        let fallback = percpu::lookup_by_mpidr(mpidr).map_or(-1, |c| c as i64);
+        // A CPU that does not answer shows -1 for both.
+        let answer = answers.iter().find(|a| a.0 == cpu);
+        let (fast, fallback) = answer.map_or((-1, -1), |a| (a.1 as i64, a.2 as i64));
         let ticks = percpu::counter(cpu, percpu::Counter::Ticks);
-        writeln!(o, "cpu {cpu} mpidr {mpidr:#x} {state} fast={} fallback={fallback} ticks={ticks}", block.id.get())
+        writeln!(o, "cpu {cpu} mpidr {mpidr:#x} {state} fast={fast} fallback={fallback} ticks={ticks}")
             .map_err(full)?;
     }
     Ok(())

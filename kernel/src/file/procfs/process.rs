@@ -248,7 +248,7 @@ impl Subject {
             (m.sizes().0, anon + file)
         });
         let run = match &self.thread {
-            Some(t) => t.sched.runtime_ns.load(Ordering::Relaxed),
+            Some(t) => crate::sched::runtime_ns(t),
             None => self.process.runtime_ns(),
         };
         let children = self.process.times.children_ns.load(Ordering::Relaxed);
