@@ -62,7 +62,7 @@ pub fn mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, d
         return Err(Errno::EINVAL);
     }
     let (source, kind, data) = (string(source)?, string(fstype)?, string(data)?);
-    let fs = crate::file::fstypes::make(&kind, &source, &data)?;
+    let fs = crate::file::root::filesystem(kind.as_bytes(), &data)?;
     let shown = if source.is_empty() { "none" } else { &source };
     vfs::mount::mount(Superblock::new(fs)?, &at, flags, shown).map(|()| 0)
 }
@@ -88,8 +88,21 @@ pub fn pivot_root(new: UserAddr, old: UserAddr) -> SysResult {
     let old = resolve_user(FDCWD, old, Lookup::DIRECTORY)?;
     let root = me().fs().root();
     vfs::mount::pivot_root(&root, &new, &old)?;
-    crate::file::for_each_fs(|fs| fs.replace(&root, &new));
+    replace_everywhere(&root, &new);
     Ok(0)
+}
+
+/// Moves every process whose root or working directory is `old` to `new`.
+fn replace_everywhere(old: &Path, new: &Path) {
+    let mut from = 1;
+    while let Some(p) = crate::task::process::next_from(from) {
+        for t in p.threads() {
+            if let Some(fs) = t.fs_of() {
+                fs.replace(old, new);
+            }
+        }
+        from = p.pid.0 + 1;
+    }
 }
 
 /// `struct statfs` of 64-bit machines.

@@ -266,7 +266,7 @@ fn copy(
 }
 
 fn task_interrupted() -> bool {
-    crate::task::signal::pending_now(me())
+    crate::task::signal::send::pending_of(me()) & !me().blocked() != 0
 }
 
 /// Reads an offset behind a pointer, if there is one.
