@@ -10,6 +10,7 @@ pub mod root;
 pub mod synth;
 pub mod table;
 pub mod timerfd;
+pub mod unnamed;
 pub mod user;
 
 pub use root::init_root;
@@ -17,6 +18,7 @@ pub use table::FileTable;
 pub use vfs::FsContext;
 
 pub use pipe::open_fifo;
+pub use unnamed::{object_of, unnamed_file};
 
 use crate::sched;
 use abi::Result;

@@ -7,6 +7,7 @@
 //!
 //! Context: thread, preemptible, may sleep. No locks are held around a handler.
 
+pub mod file;
 pub mod futex;
 pub mod misc;
 pub mod mm;

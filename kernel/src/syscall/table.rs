@@ -162,6 +162,7 @@ pub const TABLE: &[&[Call]] = &[
     super::mm::CALLS,
     super::sched::CALLS,
     super::poll::CALLS,
+    super::file::CALLS,
 ];
 
 /// One more than the highest number that the dispatch array has a place for.

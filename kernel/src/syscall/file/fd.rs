@@ -96,8 +96,7 @@ pub fn fcntl(fd: i32, cmd: u32, arg: u64) -> SysResult {
         }
         // Signals for I/O are not sent: an owner can be named, as programs do without need.
         F_SETOWN | F_GETOWN => Ok(0),
-        F_SETPIPE_SZ => crate::file::pipe::set_size(&f, arg as usize),
-        F_GETPIPE_SZ => crate::file::pipe::size(&f),
+        F_SETPIPE_SZ | F_GETPIPE_SZ => crate::file::pipe_size(&f, (cmd == F_SETPIPE_SZ).then_some(arg as usize)),
         F_ADD_SEALS | F_GET_SEALS => Err(Errno::EINVAL),
         _ => Err(Errno::EINVAL),
     }

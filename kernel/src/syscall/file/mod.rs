@@ -14,8 +14,8 @@ pub mod open;
 pub mod rw;
 pub mod xattr;
 
-use crate::file::user::{PathBuf, read_path};
 use crate::arch::uaccess::UserAddr;
+use crate::file::user::{PathBuf, read_path};
 use crate::task::Thread;
 use abi::{Errno, Result, linux};
 use alloc::sync::Arc;

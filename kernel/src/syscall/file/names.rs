@@ -63,10 +63,8 @@ pub fn renameat2(old_dir: i32, old: UserAddr, new_dir: i32, new: UserAddr, flags
     if flags & !(linux::RENAME_NOREPLACE | linux::RENAME_EXCHANGE) != 0 {
         return Err(Errno::EINVAL);
     }
-    let how = RenameFlags {
-        noreplace: flags & linux::RENAME_NOREPLACE != 0,
-        exchange: flags & linux::RENAME_EXCHANGE != 0,
-    };
+    let how =
+        RenameFlags { noreplace: flags & linux::RENAME_NOREPLACE != 0, exchange: flags & linux::RENAME_EXCHANGE != 0 };
     let (old, new) = (read_path(old)?, read_path(new)?);
     let (from, to) = (Dir::of(old_dir, &old)?, Dir::of(new_dir, &new)?);
     namei::rename(me().fs(), &cred(), (from.at()?, &old), (to.at()?, &new), how).map(|()| 0)

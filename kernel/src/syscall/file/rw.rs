@@ -316,14 +316,7 @@ fn regular(f: &Arc<OpenFile>) -> Result<()> {
 }
 
 /// `copy_file_range(2)`
-pub fn copy_file_range(
-    from: i32,
-    from_at: UserAddr,
-    to: i32,
-    to_at: UserAddr,
-    len: usize,
-    flags: u32,
-) -> SysResult {
+pub fn copy_file_range(from: i32, from_at: UserAddr, to: i32, to_at: UserAddr, len: usize, flags: u32) -> SysResult {
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
