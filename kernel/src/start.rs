@@ -82,6 +82,9 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
         stop("no usable interrupt controller");
     }
     sched::init_boot_cpu();
+    for cpu in 0..percpu::listed() {
+        provide_emergency_stack(cpu);
+    }
     set_wall_clock(p);
     if let Err(e) = crate::tty::console::init() {
         error!("console: {e}");
@@ -104,6 +107,14 @@ fn check_identities() {
         if fast != cpu || fallback != cpu {
             error!("cpu{cpu}: identity mismatch: fast path {fast}, fallback {fallback}");
         }
+    }
+}
+
+/// The stack on which CPU `cpu` reports that a kernel stack ran over. Without memory for one, it reports nothing.
+fn provide_emergency_stack(cpu: usize) {
+    if let Some(stack) = crate::mm::KernelStack::new() {
+        percpu::of(cpu).emergency_stack.store(stack.top(), core::sync::atomic::Ordering::Relaxed);
+        core::mem::forget(stack);
     }
 }
 

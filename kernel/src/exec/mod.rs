@@ -151,11 +151,13 @@ pub fn read_full(image: &dyn Image, offset: u64, buf: &mut [u8]) -> Result<usize
     Ok(done)
 }
 
-/// Reads a file's headers. `ENOEXEC`, `EINVAL`, `EIO`.
-fn plan_of(image: &dyn Image) -> Result<Plan> {
+/// Reads a file's headers. `ENOEXEC`, `EINVAL`, `EIO`. On the heap, since a plan is large for a kernel stack.
+#[inline(never)]
+fn plan_of(image: &dyn Image) -> Result<Box<Plan>> {
     let mut head = [0u8; 1024];
     let n = read_full(image, 0, &mut head)?;
-    elf_image::parse(&head[..n], |offset, buf| read_full(image, offset, buf) == Ok(buf.len())).map_err(from_elf)
+    let plan = elf_image::parse(&head[..n], |offset, buf| read_full(image, offset, buf) == Ok(buf.len()));
+    plan.map(Box::new).map_err(from_elf)
 }
 
 /// Makes the program's address space. Errors as execve(2); nothing has changed then. May sleep.

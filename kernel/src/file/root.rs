@@ -26,6 +26,7 @@ const MAX_UNPACKED: u64 = 8 << 30;
 static DEV: Once<Arc<TmpFs>> = Once::new();
 
 /// Makes the root: a tmpfs with the initial RAM disk's content and a populated /dev. Called once, by process 1.
+#[inline(never)]
 pub fn init_root() -> Result<Arc<FsContext>> {
     vfs::set_special_files(&DEVICES);
     let fs = TmpFs::named("rootfs", Limits::half_of(ram_pages()), 0o755)?;
@@ -42,6 +43,7 @@ fn ram_pages() -> u64 {
     crate::mm::info().total as u64
 }
 
+#[inline(never)]
 fn unpack_initrd(fs: &FsContext) -> Result<()> {
     let Some(range) = crate::machine::platform().chosen.initrd.map(|r| r.base..r.end()) else {
         crate::error!("no initial RAM disk: give the loader one (-initrd)");

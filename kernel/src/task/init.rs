@@ -66,6 +66,7 @@ fn become_init(frame: &mut TrapFrame) {
     crate::start::stop("no init found in the initial root; pass init=PATH or a root with /init");
 }
 
+#[inline(never)]
 fn run(frame: &mut TrapFrame, path: &[u8], args: &[Vec<u8>]) -> abi::Result<()> {
     let mut argv = crate::exec::Strings::new();
     argv.push(path)?;
