@@ -38,8 +38,6 @@ crate::syscalls! {
 }
 
 const RLIMIT_NOFILE: usize = 7;
-/// No set of select is longer, in descriptors.
-const SELECT_MAX: usize = crate::file::table::NR_OPEN;
 const NS_PER_MS: u64 = 1_000_000;
 
 /// Gives `file` a descriptor.
@@ -194,7 +192,8 @@ fn pselect6(
         let [set, size]: [u64; 2] = read_user(sigmask).map_err(efault)?;
         mask = read_mask(UserAddr(set), size as usize)?;
     }
-    let n = usize::try_from(n).map_err(|_| Errno::EINVAL)?.min(SELECT_MAX);
+    // As in Linux, what is beyond the table is not looked at; its tables have room for 64 at least.
+    let n = usize::try_from(n).map_err(|_| Errno::EINVAL)?.min(current().files().capacity().max(64));
     let result = with_mask(mask, || select(n, [readfds, writefds, exceptfds], deadline));
     finish_timeout(result, timeout, deadline)
 }

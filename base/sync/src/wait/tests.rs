@@ -92,3 +92,41 @@ fn a_broken_order_is_reported() {
     .join();
     assert!(r.is_err());
 }
+
+struct Count(AtomicU32);
+impl crate::Notify for Count {
+    fn notify(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn watches_see_every_wake_up_until_dropped() {
+    let queue = Arc::new(WaitQueue::new());
+    let count = Arc::new(Count(AtomicU32::new(0)));
+    let sleeper = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            queue.wait_exclusive(ParkOptions { deadline_ns: None, interruptible: false }, {
+                let mut looks = 0;
+                move || {
+                    looks += 1;
+                    (looks > 1).then_some(())
+                }
+            })
+        })
+    };
+    while queue.is_empty() {
+        thread::yield_now();
+    }
+    // It comes after the exclusive sleeper, and is told all the same.
+    let watch = crate::Watch::new(queue.clone(), count.clone());
+    queue.wake();
+    assert_eq!(sleeper.join().unwrap(), Ok(()));
+    queue.wake_nested();
+    queue.wake_all();
+    assert_eq!(count.0.load(Ordering::Relaxed), 3);
+    drop(watch);
+    queue.wake_all();
+    assert_eq!((count.0.load(Ordering::Relaxed), queue.is_empty()), (3, true));
+}
