@@ -77,7 +77,8 @@ impl Phdr {
 }
 
 /// Reads a file's headers. `head` is the file's start: its first page or less, but at least 64 bytes of a longer file.
-/// `read_at(offset, buf)` fills `buf` from the file and says false where the file is too short or cannot be read.
+/// `read_at(offset, buf)` fills `buf` from the file and says false where the file is too short; a caller whose reads can
+/// fail otherwise remembers how, and says false.
 pub fn parse(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Result<Plan, ElfError> {
     let (mut plan, phoff) = read_header(head)?;
     let mut file = File { head, read_at };
@@ -207,7 +208,7 @@ fn read_interp<R: FnMut(u64, &mut [u8]) -> bool>(
     let mut path = ArrayVec::from([0_u8; MAX_INTERP]);
     path.truncate(len);
     if !file.read(phdr.offset, &mut path) {
-        return Err(ElfError::Io);
+        return Err(ElfError::Invalid);
     }
     if path.last() != Some(&0) || path.first() == Some(&0) {
         return Err(ElfError::NotExec);

@@ -4,10 +4,10 @@
 //! `load_elf_binary` checks, and returns a fixed-size [`Plan`]. It never panics, never allocates, and does no more work
 //! than the at most [`MAX_PHDRS`] program headers ask for; these are read a few at a time, so little stack is used.
 //!
-//! **What is refused, and how.** Three errors, as on Linux: what is no program of this machine is
-//! [`ElfError::NotExec`] (`ENOEXEC`), one that contradicts itself is [`ElfError::Invalid`] (`EINVAL`), and one whose
-//! interpreter path cannot be read is [`ElfError::Io`] (`EIO`). Linux notices contradictions between segments after the
-//! old program is gone, and kills the process; here they are noticed before, and execve(2) returns.
+//! **What is refused, and how.** What is no program of this machine is [`ElfError::NotExec`] (`ENOEXEC`), one that
+//! contradicts itself is [`ElfError::Invalid`] (`EINVAL`). Linux notices contradictions between segments after the old
+//! program is gone, and kills the process; here they are noticed before, and execve(2) returns. An interpreter's path or
+//! a note that lies behind the file's end is a contradiction too (Linux says `EIO`).
 //!
 //! **What is taken as on Linux.** Segments in any order, even ones that overlap: a later one replaces pages of an
 //! earlier ([`Plan::overlap`]). Alignments that are no power of two are ignored. Of several PT_INTERP the first counts,
@@ -15,7 +15,7 @@
 //! and section headers are not looked at.
 //!
 //! **Stricter than Linux.** Class and byte order must be right (Linux on arm64 goes by the machine number alone). Nothing
-//! may be mapped below [`MIN_ADDRESS`]. At most [`MAX_SEGMENTS`] segments, and interpreter paths below [`MAX_INTERP`]:
+//! may be mapped below [`MIN_ADDRESS`] or on user space's last page. At most [`MAX_SEGMENTS`] segments, and interpreter paths below [`MAX_INTERP`]:
 //! real programs have about five and thirty bytes, and the plan stays small. Whether the file is as long as its segments
 //! say is not checked, for it may change at any time: touching a page behind its end is a SIGBUS, then as later.
 #![no_std]
@@ -55,8 +55,6 @@ pub enum ElfError {
     NotExec,
     /// Its headers contradict themselves: `EINVAL`.
     Invalid,
-    /// Reading it failed: `EIO`.
-    Io,
 }
 
 /// Fixed addresses or free ones.

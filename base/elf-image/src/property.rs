@@ -26,7 +26,7 @@ pub(crate) fn wants_bti<R: FnMut(u64, &mut [u8]) -> bool>(
     let mut buffer = [0_u8; MAX_NOTE as usize];
     let note = &mut buffer[..len as usize];
     if !file.read(offset, note) {
-        return Err(ElfError::Io);
+        return Err(ElfError::Invalid);
     }
     let Some((head, rest)) = note.split_at_checked(NOTE_HEAD) else { return Err(ElfError::NotExec) };
     if u32_at(head, 8) != NT_GNU_PROPERTY_TYPE_0 || u32_at(head, 0) != 4 || !head.ends_with(b"GNU\0") {

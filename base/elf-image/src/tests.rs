@@ -97,6 +97,17 @@ fn flags_of_the_program_are_told() {
 }
 
 #[test]
+fn program_headers_are_read_up_to_64_kib() {
+    let with = |count: usize| {
+        let mut image = Image::new(2);
+        (image.phoff, image.len) = (0x1000, 0x1000 + count * 56);
+        image.phdrs.resize(count, Phdr { kind: 0, ..image.phdrs[0] });
+        plan(&image.finish()).map(|plan| plan.phnum)
+    };
+    assert_eq!((with(1170), with(1171)), (Ok(1170), Err(ElfError::NotExec)));
+}
+
+#[test]
 fn every_truncation_and_flipped_bit_is_survived() {
     for case in cases().iter().filter(|case| case.bytes.len() >= 64) {
         for len in 0..case.bytes.len().min(400) {

@@ -135,7 +135,6 @@ fn from_elf(e: ElfError) -> Errno {
     match e {
         ElfError::NotExec => Errno::ENOEXEC,
         ElfError::Invalid => Errno::EINVAL,
-        ElfError::Io => Errno::EIO,
     }
 }
 
@@ -151,13 +150,21 @@ pub fn read_full(image: &dyn Image, offset: u64, buf: &mut [u8]) -> Result<usize
     Ok(done)
 }
 
-/// Reads a file's headers. `ENOEXEC`, `EINVAL`, `EIO`. On the heap, since a plan is large for a kernel stack.
+/// Reads a file's headers. `ENOEXEC`, `EINVAL`, or what reading the file gives. On the heap, since a plan is large for a
+/// kernel stack.
 #[inline(never)]
 fn plan_of(image: &dyn Image) -> Result<Box<Plan>> {
     let mut head = [0u8; 1024];
     let n = read_full(image, 0, &mut head)?;
-    let plan = elf_image::parse(&head[..n], |offset, buf| read_full(image, offset, buf) == Ok(buf.len()));
-    plan.map(Box::new).map_err(from_elf)
+    let mut failed = None;
+    let plan = elf_image::parse(&head[..n], |offset, buf| match read_full(image, offset, buf) {
+        Ok(n) => n == buf.len(),
+        Err(e) => {
+            failed = Some(e);
+            false
+        }
+    });
+    failed.map_or_else(|| plan.map(Box::new).map_err(from_elf), Err)
 }
 
 /// Makes the program's address space. Errors as execve(2); nothing has changed then. May sleep.
