@@ -240,7 +240,8 @@ fn new_process(me: &Thread, a: &CloneArgs, pid: Pid) -> Arc<Process> {
     p.dumpable.store(old.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     p.personality.store(old.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     p.oom_adjust.store(old.oom_adjust.load(Ordering::Relaxed), Ordering::Relaxed);
-    *p.exe.lock() = old.exe.lock().clone();
+    let exe = old.exe.lock().clone();
+    *p.exe.lock() = exe;
     *p.regions.lock() = *old.regions.lock();
     Arc::new(p)
 }
