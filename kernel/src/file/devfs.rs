@@ -73,7 +73,9 @@ fn open_char(rdev: u64, flags: u32) -> Result<Arc<dyn File>> {
         (1, 8 | 9) => Arc::new(Random),
         (1, 11) => Arc::new(Kmsg { at: SpinLock::new(&KMSG, 0) }),
         (5, 0) => Slave::open(job::controlling_tty().ok_or(Errno::ENXIO)?, flags | linux::O_NOCTTY),
-        (5, 1) | (204, 64) => Slave::open(tty::console::get().ok_or(Errno::ENXIO)?, flags),
+        // As on Linux, opening /dev/console never makes it the controlling terminal.
+        (5, 1) => Slave::open(tty::console::get().ok_or(Errno::ENXIO)?, flags | linux::O_NOCTTY),
+        (204, 64) => Slave::open(tty::console::get().ok_or(Errno::ENXIO)?, flags),
         (5, 2) => Arc::new(MasterFile(tty::pty::open()?)),
         (m @ PTS_MAJOR..=151, n) => Slave::open(tty::pty::slave(((m - PTS_MAJOR) << 8 | n) as u32)?, flags),
         _ => return Err(Errno::ENXIO),
