@@ -127,9 +127,12 @@ pub fn balance<T: Task>(from: &mut RunQueue<T>, to: &mut RunQueue<T>, now: u64) 
     let target = to.cpu();
     let entry =
         from.fair.take_first(|entry| i64::from(entry.weight) <= surplus && entry.task.entity().allows(target))?;
+    // A move changes nothing about what the thread is owed, so its lag is not cut to the bound for sleepers: a CPU that
+    // was away for long (a virtual one) leaves large lags behind, which many moves would otherwise lose.
+    let lag = clock.wrapping_sub(entry.vruntime).clamp(-BALANCE_RESYNC, BALANCE_RESYNC);
     let task = left_fair(entry, clock, now);
     let entity = task.entity();
-    entity.set_lag(entity.lag().saturating_add(ahead));
+    entity.set_lag(lag.saturating_add(ahead));
     Some(to.enqueue(task, Arrival::Migrated, now))
 }
 
