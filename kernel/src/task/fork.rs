@@ -242,7 +242,8 @@ fn new_process(me: &Thread, a: &CloneArgs, pid: Pid) -> Arc<Process> {
     p.oom_adjust.store(old.oom_adjust.load(Ordering::Relaxed), Ordering::Relaxed);
     let exe = old.exe.lock().clone();
     *p.exe.lock() = exe;
-    *p.regions.lock() = *old.regions.lock();
+    let regions = *old.regions.lock();
+    *p.regions.lock() = regions;
     Arc::new(p)
 }
 
