@@ -7,6 +7,7 @@ use crate::arch::uaccess::{
 use crate::sched::current;
 use crate::task::cred::{FULL, cap};
 use crate::task::ids::Pid;
+use crate::task::process::Usage;
 use crate::task::tree::TREE;
 use crate::task::{find_thread, signal};
 use abi::{Errno, Result};
@@ -118,23 +119,28 @@ pub struct Rusage {
     rest: [i64; 9],
 }
 
-/// `struct rusage` for this much CPU time and so many faults. All time counts as user time: Berth does not take stamps
-/// at every entry to the kernel.
-pub fn usage_of(ns: u64, faults: u64) -> Rusage {
+/// `struct rusage` for what was used.
+pub fn rusage(u: Usage) -> Rusage {
+    let time = |ns: u64| [(ns / 1_000_000_000) as i64, (ns / 1000 % 1_000_000) as i64];
     Rusage {
-        user: [(ns / 1_000_000_000) as i64, (ns / 1000 % 1_000_000) as i64],
-        minor_faults: faults as i64,
+        user: time(u.user_ns),
+        system: time(u.system_ns),
+        minor_faults: u.faults as i64,
         ..Rusage::default()
     }
+}
+
+fn usage_of(times: (u64, u64), faults: u64) -> Rusage {
+    rusage(Usage { user_ns: times.0, system_ns: times.1, faults })
 }
 
 fn getrusage(who: i32, usage: UserAddr) -> SysResult {
     let me = current();
     let p = &me.process;
     let mut u = match who {
-        0 => usage_of(p.runtime_ns(), p.faults()),
-        -1 => usage_of(p.times.children_ns.load(Ordering::Relaxed), p.times.children_faults.load(Ordering::Relaxed)),
-        1 => usage_of(crate::sched::runtime_ns(me), me.faults.load(Ordering::Relaxed)),
+        0 => usage_of(p.cpu_times(), p.faults()),
+        -1 => rusage(p.times.children()),
+        1 => usage_of(crate::sched::account::thread_times(me), me.faults.load(Ordering::Relaxed)),
         _ => return Err(Errno::EINVAL),
     };
     if who != -1 {
@@ -150,8 +156,9 @@ const TICK_NS: u64 = 10_000_000;
 fn times(buf: UserAddr) -> SysResult {
     let p = &current().process;
     if !buf.is_null() {
-        let children = p.times.children_ns.load(Ordering::Relaxed);
-        let values = [p.runtime_ns() / TICK_NS, 0, children / TICK_NS, 0];
+        let (user, system) = p.cpu_times();
+        let c = p.times.children();
+        let values = [user, system, c.user_ns, c.system_ns].map(|ns| ns / TICK_NS);
         write_user(buf, &values).map_err(efault)?;
     }
     Ok((crate::arch::time::now_ns() / TICK_NS) as usize)
@@ -179,7 +186,7 @@ fn sysinfo(info: UserAddr) -> SysResult {
     let m = crate::mm::info();
     let s = SysInfo {
         uptime: (crate::arch::time::now_ns() / 1_000_000_000) as i64,
-        loads: [0; 3],
+        loads: crate::sched::account::load_average_scaled(),
         total: m.total as u64 * 4096,
         free: m.free as u64 * 4096,
         shared: 0,

@@ -243,7 +243,7 @@ fn wait4(pid: i32, status: UserAddr, options: u32, usage: UserAddr) -> SysResult
         put_user_u32(status, report.status as u32).map_err(efault)?;
     }
     if !usage.is_null() {
-        write_user(usage, &super::misc::usage_of(report.usage.0, report.usage.1)).map_err(efault)?;
+        write_user(usage, &super::misc::rusage(report.usage)).map_err(efault)?;
     }
     Ok(report.pid.ret())
 }
@@ -279,7 +279,7 @@ fn waitid(which: i32, id: i32, info: UserAddr, options: u32, usage: UserAddr) ->
         let detail = Detail::Child { pid: r.pid, uid: r.uid, status: value, ticks: 0 };
         bytes = SigInfo { signo: number::SIGCHLD, errno: 0, code: what, detail }.to_bytes();
         if !usage.is_null() {
-            write_user(usage, &super::misc::usage_of(r.usage.0, r.usage.1)).map_err(efault)?;
+            write_user(usage, &super::misc::rusage(r.usage)).map_err(efault)?;
         }
     }
     if !info.is_null() {

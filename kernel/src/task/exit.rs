@@ -128,8 +128,9 @@ fn leave_list(me: &Thread, p: &Process, status: i32) -> (bool, i32) {
             }
         }
     }
-    let time = crate::sched::runtime_ns(me);
-    p.times.dead_threads_ns.fetch_add(time, Ordering::Relaxed);
+    let (user, system) = crate::sched::account::thread_times(me);
+    p.times.dead_threads_ns[0].fetch_add(user, Ordering::Relaxed);
+    p.times.dead_threads_ns[1].fetch_add(system, Ordering::Relaxed);
     p.times.dead_threads_faults.fetch_add(me.faults.load(Ordering::Relaxed), Ordering::Relaxed);
     drop(s);
     // Never the last reference: the scheduler has one.
@@ -281,12 +282,10 @@ pub fn wait_code(status: i32) -> (i32, i32) {
 #[must_use]
 pub fn reap(tree: &mut Tree, p: &Process) -> Option<Arc<Process>> {
     if let Some(parent) = tree.orphan(p) {
-        let add = |to: &core::sync::atomic::AtomicU64, n: u64| to.fetch_add(n, Ordering::Relaxed);
-        let t = &p.times;
-        let own = t.dead_threads_ns.load(Ordering::Relaxed) + t.children_ns.load(Ordering::Relaxed);
-        let faults = t.dead_threads_faults.load(Ordering::Relaxed) + t.children_faults.load(Ordering::Relaxed);
-        add(&parent.times.children_ns, own);
-        add(&parent.times.children_faults, faults);
+        let (used, sum) = (p.times.total(), &parent.times);
+        sum.children_ns[0].fetch_add(used.user_ns, Ordering::Relaxed);
+        sum.children_ns[1].fetch_add(used.system_ns, Ordering::Relaxed);
+        sum.children_faults.fetch_add(used.faults, Ordering::Relaxed);
     }
     // The group outlives this call where it has other members; else its memory goes here, which never sleeps.
     drop(tree.leave_group(p));

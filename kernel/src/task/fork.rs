@@ -306,7 +306,8 @@ pub(super) fn first_process(work: super::thread::Work) -> Result<Arc<Thread>> {
     thread.set_work(work);
     let mut tree = TREE.lock();
     tree.enter_thread(&thread, 0);
-    let group: Arc<ProcessGroup> = tree.new_group(tid, None);
+    // As on Linux it leads neither a group nor a session until it asks for one.
+    let group: Arc<ProcessGroup> = tree.new_group(Pid(0), None);
     tree.enter_process(&process, None, &group);
     let mut s = process.signals.lock();
     s.threads.push(thread.clone());

@@ -20,7 +20,7 @@ pub fn start() -> ! {
 
 /// Descriptors 0, 1 and 2. A machine without a console starts init without them.
 fn open_console(me: &Thread) {
-    let how = vfs::OpenHow { flags: abi::linux::O_RDWR, mode: 0, resolve: 0 };
+    let how = vfs::OpenHow { flags: abi::linux::O_RDWR | abi::linux::O_NOCTTY, mode: 0, resolve: 0 };
     match vfs::OpenFile::open(me.fs(), &vfs::Cred::ROOT, vfs::At::Cwd, b"/dev/console", how) {
         Ok(file) => {
             for _ in 0..3 {

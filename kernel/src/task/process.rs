@@ -17,12 +17,12 @@ static EXE: LockClass = LockClass::new("executable", sync::rank::SPIN + 61);
 /// CPU time and events of threads that are gone, and of children that were waited for.
 #[derive(Debug, Default)]
 pub struct Times {
-    /// Run time of exited threads, in nanoseconds.
-    pub dead_threads_ns: AtomicU64,
+    /// Run time of exited threads, in user mode and in the kernel, in nanoseconds.
+    pub dead_threads_ns: [AtomicU64; 2],
     /// Faults of exited threads.
     pub dead_threads_faults: AtomicU64,
-    /// Run time of collected children, in nanoseconds.
-    pub children_ns: AtomicU64,
+    /// Run time of collected children, likewise.
+    pub children_ns: [AtomicU64; 2],
     /// Faults of collected children.
     pub children_faults: AtomicU64,
 }
@@ -34,6 +34,38 @@ pub struct Regions {
     pub args: (u64, u64),
     /// The same of the environment.
     pub env: (u64, u64),
+}
+
+/// Both of a pair of counters.
+pub fn load_both(pair: &[AtomicU64; 2]) -> [u64; 2] {
+    pair.each_ref().map(|n| n.load(Ordering::Relaxed))
+}
+
+/// CPU time and faults of a process with its collected children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Nanoseconds in user mode.
+    pub user_ns: u64,
+    /// Nanoseconds in the kernel.
+    pub system_ns: u64,
+    /// Page faults.
+    pub faults: u64,
+}
+
+impl Times {
+    /// What the collected children used.
+    pub fn children(&self) -> Usage {
+        let [user_ns, system_ns] = load_both(&self.children_ns);
+        Usage { user_ns, system_ns, faults: self.children_faults.load(Ordering::Relaxed) }
+    }
+
+    /// What a process whose threads are all gone used, with its collected children.
+    pub fn total(&self) -> Usage {
+        let [user, system] = load_both(&self.dead_threads_ns);
+        let c = self.children();
+        let faults = c.faults + self.dead_threads_faults.load(Ordering::Relaxed);
+        Usage { user_ns: c.user_ns + user, system_ns: c.system_ns + system, faults }
+    }
 }
 
 /// A process.
@@ -141,9 +173,18 @@ impl Process {
         self.any_thread()?.mm_of()
     }
 
+    /// CPU time that it used so far in user mode and in the kernel, in nanoseconds.
+    pub fn cpu_times(&self) -> (u64, u64) {
+        let [user, system] = load_both(&self.times.dead_threads_ns);
+        let guard = self.signals.lock();
+        guard.threads.iter().map(|t| crate::sched::account::thread_times(t)).fold((user, system), |sum, t| {
+            (sum.0 + t.0, sum.1 + t.1)
+        })
+    }
+
     /// CPU time that it used so far, in nanoseconds.
     pub fn runtime_ns(&self) -> u64 {
-        let dead = self.times.dead_threads_ns.load(Ordering::Relaxed);
+        let dead: u64 = load_both(&self.times.dead_threads_ns).iter().sum();
         let guard = self.signals.lock();
         guard.threads.iter().map(|t| crate::sched::runtime_ns(t)).sum::<u64>() + dead
     }

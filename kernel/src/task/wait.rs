@@ -5,7 +5,7 @@
 
 use super::exit;
 use super::ids::Pid;
-use super::process::Process;
+use super::process::{Process, Usage};
 use super::tree::{TREE, Tree};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
@@ -46,8 +46,8 @@ pub struct Report {
     pub uid: u32,
     /// The status word of wait4.
     pub status: i32,
-    /// CPU time and faults of the child and its collected children.
-    pub usage: (u64, u64),
+    /// What the child and its collected children used.
+    pub usage: Usage,
 }
 
 fn matches(tree: &Tree, c: &Process, which: Which, options: u32) -> bool {
@@ -64,14 +64,6 @@ enum Scan {
     Found(Report, Option<Arc<Process>>),
     Nothing,
     NoChild,
-}
-
-fn usage_of(c: &Process) -> (u64, u64) {
-    let t = &c.times;
-    (
-        t.dead_threads_ns.load(Ordering::Relaxed) + t.children_ns.load(Ordering::Relaxed),
-        t.dead_threads_faults.load(Ordering::Relaxed) + t.children_faults.load(Ordering::Relaxed),
-    )
 }
 
 fn scan(me: &Process, which: Which, options: u32) -> Scan {
@@ -101,7 +93,7 @@ fn scan(me: &Process, which: Which, options: u32) -> Scan {
     let Some((child, status, zombie)) = found else {
         return if any { Scan::Nothing } else { Scan::NoChild };
     };
-    let report = Report { pid: child.pid, uid: 0, status, usage: usage_of(&child) };
+    let report = Report { pid: child.pid, uid: 0, status, usage: child.times.total() };
     if options & WNOWAIT != 0 {
         drop(tree);
         return Scan::Found(report, Some(child));

@@ -247,17 +247,17 @@ impl Subject {
             let (anon, file) = m.rss();
             (m.sizes().0, anon + file)
         });
-        let run = match &self.thread {
-            Some(t) => crate::sched::runtime_ns(t),
-            None => self.process.runtime_ns(),
+        let (user, system) = match &self.thread {
+            Some(t) => crate::sched::account::thread_times(t),
+            None => self.process.cpu_times(),
         };
-        let children = self.process.times.children_ns.load(Ordering::Relaxed);
+        let children = self.process.times.children();
         let cpu = self.any_thread().map_or(0, |t| t.sched.last_cpu());
         let (nice, prio) = (0, 20);
         let mut o = Out(out);
         write!(
             o,
-            "{} ({}) {state} {} {} {} {} {} 4194304 {} 0 0 0 {} 0 {} 0 {prio} {nice} {} 0 {} {vsize} {rss} ",
+            "{} ({}) {state} {} {} {} {} {} 4194304 {} 0 0 0 {} {} {} {} {prio} {nice} {} 0 {} {vsize} {rss} ",
             self.id(),
             self.name(),
             p.ppid,
@@ -266,8 +266,10 @@ impl Subject {
             p.terminal,
             p.terminal_group,
             self.process.faults(),
-            ticks(run),
-            ticks(children),
+            ticks(user),
+            ticks(system),
+            ticks(children.user_ns),
+            ticks(children.system_ns),
             threads.len().max(1),
             ticks(self.process.start_ns),
         )
