@@ -45,12 +45,6 @@ impl EventFd {
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).ok().map(|_| ())
     }
 
-    /// Adds one from the kernel, at most up to the highest value, and wakes. Any context.
-    pub fn signal(&self) {
-        let _ = self.add(1);
-        self.waiters.wake();
-    }
-
     /// Tries `attempt` until it works or the call must end.
     fn until<R>(&self, nonblock: bool, mut attempt: impl FnMut() -> Option<R>) -> Result<R> {
         match attempt() {
