@@ -101,6 +101,7 @@ static inline int in_child(void (*f)(void *), void *arg) {
         return -1;
     }
     if (pid == 0) {
+        t_failed = 0;
         f(arg);
         _exit(t_failed != 0);
     }
@@ -172,6 +173,7 @@ static inline int t_main(int argc, char **argv, const struct test *tests, int co
         fflush(stdout);
         pid_t pid = fork();
         if (pid == 0) {
+            t_failed = 0;
             setpgid(0, 0);
             alarm(limit);
             tests[i].run();

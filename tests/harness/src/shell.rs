@@ -61,6 +61,11 @@ impl Vm {
     /// Wait for the login shell and take it over.
     pub fn shell(mut self) -> Outcome<Shell> {
         self.expect("boot.prompt", PROMPT, BOOT_LIMIT)?;
+        self.take_shell()
+    }
+
+    /// Take over a login shell whose prompt has been seen.
+    pub fn take_shell(self) -> Outcome<Shell> {
         let mut shell = Shell { vm: self, serial: 0 };
         shell.vm.send(b"stty -echo; PS1= PS2=; printf '<%s>\\n' ready\n")?;
         shell.vm.expect("boot.shell", "<ready>", BOOT_LIMIT)?;

@@ -1,12 +1,31 @@
 //! The gates: what must be observable, each in a file of its own.
 
+mod busybox;
 mod m1;
 mod m2;
 mod m3;
 mod m4;
 mod programs;
+mod s0;
+mod s1;
+mod s2;
+mod surface;
 
 use crate::gate::Gate;
 
 /// Every gate, in the order in which `all` runs them.
-pub const ALL: &[Gate] = &[m1::GATE, m2::GATE, m3::GATE, m4::GATE];
+pub const ALL: &[Gate] = &[
+    m1::GATE,
+    m2::GATE,
+    m3::GATE,
+    m4::GATE,
+    s0::GATE,
+    s1::GATE,
+    s2::GATE,
+    surface::HOSTILE,
+    surface::SIGNALS,
+    surface::FILES,
+    surface::TTY,
+    surface::EXHAUST,
+    busybox::GATE,
+];
