@@ -10,7 +10,6 @@
 //! whoever reads it, so that an idle machine need not wake for it.
 
 use super::{CPUS, current};
-use crate::arch::percpu;
 use crate::task::Thread;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use sched_policy::RunState;

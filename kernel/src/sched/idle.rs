@@ -43,6 +43,7 @@ pub fn run() -> ! {
         cpu.account.starts(crate::arch::time::now_ns());
     }
     super::admission::ADMISSION.set_cpus(ONLINE.load().len() as u32);
+    super::timer::first_tick(this);
     let nothing = || ctx.flags.load(Ordering::Relaxed) & NEED_RESCHED == 0 && cpu.queue.lock().queued() == 0;
     loop {
         crate::arch::irq_save();

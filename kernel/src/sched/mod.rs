@@ -25,7 +25,7 @@
 //! `preempt_enable` reaches zero, and at the end of an interrupt taken in preemptible kernel code.
 //!
 //! # What fails
-//! Only admission ([`admit`], [`spawn`]): nothing allocates or fails after it, except that a sleep with a deadline may
+//! Only admission ([`admission::admit`], [`spawn`]): nothing allocates or fails after it, except that a sleep with a deadline may
 //! return early when there is no memory for its timer's first entry.
 
 pub mod account;
@@ -41,8 +41,7 @@ pub mod timer;
 use crate::arch::context::{self, NEED_RESCHED, SIGNAL_PENDING, ThreadContext};
 use crate::arch::percpu::{self, Counter, MAX_CPUS};
 use crate::task::Thread;
-pub use account::{cpu_times, load_average, load_average_scaled, runtime_ns, thread_times};
-pub use admission::admit;
+pub use account::{cpu_times, load_average, runtime_ns};
 use alloc::sync::Arc;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
@@ -146,7 +145,7 @@ fn arc_of(t: &Thread) -> Arc<Thread> {
 }
 
 /// Lets `thread`, which never ran, run. `EAGAIN`, and the thread never runs, if it has no place in the run queues yet
-/// ([`admit`]) and there is none. Context: may allocate if there is no place yet.
+/// ([`admission::admit`]) and there is none. Context: may allocate if there is no place yet.
 pub fn spawn(thread: Arc<Thread>) -> abi::Result<()> {
     if thread.sched.reservation().is_none() {
         let place = admission::admit_class(thread.sched.entity.qos())?;

@@ -372,3 +372,10 @@ pub(super) fn slice_changed(cpu: usize, now: u64) {
         resched::ask(cpu, resched::LOOK);
     }
 }
+
+/// Lets the calling CPU's timer fire once, a tick from now, whatever it does: each CPU shows so that it has one.
+pub(super) fn first_tick(cpu: usize) {
+    let irq = crate::arch::irq_save();
+    sooner(cpu, crate::arch::time::now_ns() + TICK_NS);
+    crate::arch::irq_restore(irq);
+}

@@ -253,7 +253,11 @@ impl Subject {
         };
         let children = self.process.times.children();
         let cpu = self.any_thread().map_or(0, |t| t.sched.last_cpu());
-        let (nice, prio) = (0, 20);
+        let attr = self.any_thread().map(|t| crate::sched::policy::get_attr(&t)).unwrap_or_default();
+        let nice = self.any_thread().map_or(0, |t| t.sched.nice());
+        // Real-time threads show as -2 to -100 (proc(5)).
+        let prio = if attr.priority != 0 { -1 - attr.priority as i32 } else { 20 + nice };
+        let (rt_priority, policy) = (attr.priority, attr.policy);
         let mut o = Out(out);
         write!(
             o,
@@ -276,7 +280,7 @@ impl Subject {
         .map_err(full)?;
         writeln!(
             o,
-            "18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 {} {cpu} 0 0 0 0 0 0 0 0 0 0 0 0 0",
+            "18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 {} {cpu} {rt_priority} {policy} 0 0 0 0 0 0 0 0 0 0 0",
             self.process.exit_signal.load(Ordering::Relaxed)
         )
         .map_err(full)
