@@ -108,7 +108,9 @@ fn clone3(frame: &mut TrapFrame, args: UserAddr, size: usize) -> SysResult {
         }
     }
     let stack_ok = (a.stack == 0) == (a.stack_size == 0);
-    if a.set_tid_size != 0 || !stack_ok || a.flags & flag::CSIGNAL != 0 || a.exit_signal > 64 {
+    // clone ignores CLONE_DETACHED (musl sets it for threads); clone3 refuses it.
+    let refused = flag::CSIGNAL | flag::DETACHED;
+    if a.set_tid_size != 0 || !stack_ok || a.flags & refused != 0 || a.exit_signal > 64 {
         return Err(Errno::EINVAL);
     }
     let args = CloneArgs {

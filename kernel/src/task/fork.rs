@@ -107,7 +107,6 @@ fn check(a: &CloneArgs) -> Result<()> {
         || needs(flag::SIGHAND, flag::VM)
         || needs(flag::THREAD, flag::SIGHAND)
         || f & flag::SIGHAND != 0 && f & flag::CLEAR_SIGHAND != 0
-        || f & flag::DETACHED != 0 && f & flag::THREAD != 0
         || a.exit_signal > SIGMAX
     {
         return Err(Errno::EINVAL);
