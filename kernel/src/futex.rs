@@ -15,6 +15,7 @@
 
 use crate::arch::uaccess::{self, UserAddr};
 use crate::sched;
+use crate::task::thread::Restart;
 use abi::{Errno, Result, Timespec};
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -118,6 +119,19 @@ fn unqueue(node: &Node) {
             b.drain(|n| ptr::eq(n, node), |_| {});
             return;
         }
+    }
+}
+
+/// [`wait`] as the call: with a deadline, one that a stop interrupted goes on to the same deadline (`restart_syscall`), and
+/// one that a handler interrupted ends with `EINTR` (futex(2)).
+pub fn resumable_wait(addr: UserAddr, private: bool, value: u32, bitset: u32, until: Option<u64>) -> Result<i64> {
+    match (wait(addr, private, value, bitset, until), until) {
+        (Err(Errno::ERESTARTSYS), Some(deadline)) => {
+            let rest = Restart::Futex { addr: addr.0, value, bitset, private, deadline };
+            crate::sched::current().restart.set(rest);
+            Err(Errno::ERESTART_RESTARTBLOCK)
+        }
+        (r, _) => r.map(|()| 0),
     }
 }
 
@@ -366,15 +380,8 @@ pub fn sys_futex(a: [u64; 6]) -> Result<i64> {
         return Err(Errno::ENOSYS);
     }
     match command {
-        op::WAIT => {
-            let until = deadline(UserAddr(a[3]), false, false)?;
-            match wait(addr, private, val, u32::MAX, until) {
-                // A relative timeout must not start anew after a signal handler.
-                Err(Errno::ERESTARTSYS) if until.is_some() => Err(Errno::EINTR),
-                r => r.map(|()| 0),
-            }
-        }
-        op::WAIT_BITSET => wait(addr, private, val, val3, deadline(UserAddr(a[3]), true, realtime)?).map(|()| 0),
+        op::WAIT => resumable_wait(addr, private, val, u32::MAX, deadline(UserAddr(a[3]), false, false)?),
+        op::WAIT_BITSET => resumable_wait(addr, private, val, val3, deadline(UserAddr(a[3]), true, realtime)?),
         op::WAKE => wake(addr, private, val, u32::MAX).map(i64::from),
         op::WAKE_BITSET => wake(addr, private, val, val3).map(i64::from),
         op::REQUEUE => requeue(addr, addr2, private, val, val2, None).map(i64::from),

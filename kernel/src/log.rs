@@ -26,8 +26,6 @@ struct Ring {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
-    /// The machine is going down.
-    Emergency = 0,
     /// An error.
     Error = 3,
     /// A warning.

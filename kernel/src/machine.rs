@@ -9,10 +9,8 @@ static COMMAND_LINE: Once<Vec<u8>> = Once::new();
 
 /// Sets the platform; once.
 pub fn set_platform(p: Platform) -> &'static Platform {
-    match PLATFORM.set(p) {
-        Ok(p) => p,
-        Err(_) => panic!("the platform was set twice"),
-    }
+    let Ok(p) = PLATFORM.set(p) else { panic!("the platform was set twice") };
+    p
 }
 
 /// The platform.

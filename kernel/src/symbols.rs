@@ -26,7 +26,7 @@ pub fn lookup(pc: u64) -> Option<(&'static str, u64)> {
     let offset = crate::arch::boot::link_address(pc) as u32;
     let (mut low, mut high) = (0, count);
     while low < high {
-        let mid = (low + high) / 2;
+        let mid = usize::midpoint(low, high);
         if word(t, 1 + 2 * mid)? <= offset {
             low = mid + 1;
         } else {

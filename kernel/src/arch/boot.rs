@@ -222,8 +222,3 @@ pub fn link_address(pc: u64) -> u64 {
     let offset = pc.wrapping_sub(image_virt());
     if offset < image_len() { offset } else { pc }
 }
-
-/// Where executable code is, for a check of what may be executed.
-pub fn text_range() -> core::ops::Range<u64> {
-    image_virt()..at(&raw const __text_end)
-}

@@ -77,6 +77,7 @@ unsafe impl Sync for ThreadContext {}
 // SAFETY: as above.
 unsafe impl Send for ThreadContext {}
 
+#[allow(improper_ctypes)] // the assembly reads only the fields at known offsets
 unsafe extern "C" {
     fn switch_stacks(save: *mut u64, load: u64, next: *const ThreadContext);
     fn thread_start_user();

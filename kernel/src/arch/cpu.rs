@@ -14,12 +14,6 @@ pub struct Features {
     pub rndr: bool,
     /// 16-bit ASIDs.
     pub asid16: bool,
-    /// FEAT_HAFDBS access flag.
-    pub hw_access_flag: bool,
-    /// FEAT_HAFDBS dirty state.
-    pub hw_dirty: bool,
-    /// FEAT_E0PD.
-    pub e0pd: bool,
 }
 
 static FEATURES: Once<Features> = Once::new();
@@ -40,19 +34,24 @@ pub fn meets_minimum() -> bool {
     field(isar0, 20) >= 2 && field(mmfr1, 20) >= 1 && field(isar0, 16) >= 1
 }
 
+/// FEAT_E0PD: user accesses to kernel addresses fault in constant time. Asked on each CPU.
+pub fn has_e0pd() -> bool {
+    field(crate::read_sysreg!("id_aa64mmfr2_el1"), 60) >= 1
+}
+
 /// Reads the identification registers; once, on the boot CPU.
 pub fn init() {
     let isar0 = crate::read_sysreg!("id_aa64isar0_el1");
     let isar1 = crate::read_sysreg!("id_aa64isar1_el1");
     let pfr0 = crate::read_sysreg!("id_aa64pfr0_el1");
     let mmfr0 = crate::read_sysreg!("id_aa64mmfr0_el1");
-    let mmfr1 = crate::read_sysreg!("id_aa64mmfr1_el1");
     let mmfr2 = crate::read_sysreg!("id_aa64mmfr2_el1");
     // Bit numbers: Linux Documentation/arch/arm64/elf_hwcaps.rst
     let mut cap = 0u64;
     let mut set = |on: bool, bit: u32| cap |= (on as u64) << bit;
     set(present(pfr0, 16), 0); // FP
     set(present(pfr0, 20), 1); // ASIMD
+    set(true, 2); // EVTSTRM: arch::time::event_stream
     set(field(isar0, 4) >= 1, 3); // AES
     set(field(isar0, 4) >= 2, 4); // PMULL
     set(field(isar0, 8) >= 1, 5); // SHA1
@@ -72,15 +71,7 @@ pub fn init() {
     set(field(isar0, 12) >= 2, 21); // SHA512
     set(field(mmfr2, 32) >= 1, 25); // USCAT
     set(field(isar0, 52) >= 1, 27); // FLAGM
-    let _ = FEATURES.set(Features {
-        hwcap: cap,
-        hwcap2: 0,
-        rndr: field(isar0, 60) >= 1,
-        asid16: field(mmfr0, 4) == 2,
-        hw_access_flag: field(mmfr1, 0) >= 1,
-        hw_dirty: field(mmfr1, 0) >= 2,
-        e0pd: field(mmfr2, 60) >= 1,
-    });
+    let _ = FEATURES.set(Features { hwcap: cap, hwcap2: 0, rndr: field(isar0, 60) >= 1, asid16: field(mmfr0, 4) == 2 });
 }
 
 /// The features (all off before [`init`]).

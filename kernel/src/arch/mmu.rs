@@ -14,6 +14,7 @@ pub const IMAGE_BASE: u64 = 0xffff_c000_0000_0000;
 pub const USER_END: u64 = 1 << 48;
 
 /// MAIR attribute indices (boot.S sets MAIR).
+#[allow(dead_code)] // the list is whole
 pub mod attr {
     /// Device-nGnRE.
     pub const DEVICE: u64 = 0;
@@ -24,6 +25,7 @@ pub mod attr {
 }
 
 /// Descriptor bits (D8.3).
+#[allow(dead_code)] // the list is whole
 pub mod desc {
     /// Valid.
     pub const VALID: u64 = 1;
@@ -60,12 +62,6 @@ static EMPTY: EmptyTable = EmptyTable([0; 512]);
 #[inline(always)]
 pub const fn phys_to_virt(pa: u64) -> u64 {
     pa + LINEAR_BASE
-}
-
-/// The physical address of a place in the map of all RAM (only there: not image, not vmap).
-#[inline(always)]
-pub const fn virt_to_phys(va: u64) -> u64 {
-    va - LINEAR_BASE
 }
 
 /// Remembers the kernel's tables and leaves the identity map; on the boot CPU, right after the jump to the high half.

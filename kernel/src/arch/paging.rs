@@ -107,6 +107,6 @@ pub fn flush_page_local(asid: u16, va: u64) {
 pub fn flush_asid_local(asid: u16) {
     // SAFETY: forgetting translations is always sound.
     unsafe {
-        asm!("tlbi aside1, {}", "dsb nsh", "isb", in(reg) (asid as u64) << 48, options(nostack, preserves_flags))
+        asm!("tlbi aside1, {}", "dsb nsh", "isb", in(reg) (asid as u64) << 48, options(nostack, preserves_flags));
     };
 }

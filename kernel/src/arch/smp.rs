@@ -33,13 +33,13 @@ pub fn start_secondaries(wanted: usize, stack_for: impl Fn(usize) -> usize) -> u
     SECONDARY_TTBR1.store(crate::arch::mmu::kernel_root(), Ordering::Relaxed);
     clean(&raw const SECONDARY_TTBR1 as u64, 8);
     let wanted = wanted.min(percpu::listed());
-    for cpu in 1..wanted {
+    for (cpu, slot) in ARGS.iter().enumerate().take(wanted).skip(1) {
         let args = SecondaryArgs {
             entry: secondary_main as *const () as u64,
             stack_top: stack_for(cpu) as u64,
             cpu: cpu as u64,
         };
-        let Ok(args) = ARGS[cpu].set(args) else { continue };
+        let Ok(args) = slot.set(args) else { continue };
         let context = core::ptr::from_ref(args) as u64;
         if let Err(e) = crate::arch::psci::cpu_on(percpu::of(cpu).mpidr.get(), entry, context) {
             crate::warn!("cpu{cpu}: did not start: {e:?}");

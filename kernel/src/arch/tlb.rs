@@ -57,18 +57,9 @@ pub fn flush_kernel_range(va: u64, pages: usize) {
     for i in 0..pages as u64 {
         // SAFETY: as in `flush_page`.
         unsafe {
-            asm!("tlbi vaae1is, {}", in(reg) ((va >> 12) + i) & 0xfff_ffff_ffff, options(nostack, preserves_flags))
+            asm!("tlbi vaae1is, {}", in(reg) ((va >> 12) + i) & 0xfff_ffff_ffff, options(nostack, preserves_flags));
         };
     }
-    after();
-}
-
-/// Forgets everything on every CPU.
-pub fn flush_all() {
-    percpu::count(Counter::TlbFlushes);
-    before();
-    // SAFETY: as in `flush_page`.
-    unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
     after();
 }
 

@@ -84,12 +84,17 @@ pub fn init_cpu() {
         static exception_vectors: u8;
     }
     // SAFETY: the vectors are in place; FP is opened to both levels (the kernel itself never uses it outside
-    // fp_save/fp_load); user space may read the virtual counter and its frequency.
+    // fp_save/fp_load); user space may read the virtual counter and its frequency, and WFE wakes at 10 kHz at the latest.
     unsafe {
         crate::write_sysreg!("vbar_el1", &raw const exception_vectors as u64);
         crate::write_sysreg!("cpacr_el1", 3u64 << 20);
-        crate::write_sysreg!("cntkctl_el1", 0b10u64);
+        crate::write_sysreg!("cntkctl_el1", super::time::event_stream() | 0b10);
         crate::write_sysreg!("mdscr_el1", 0u64);
+        if super::cpu::has_e0pd() {
+            const E0PD1: u64 = 1 << 56;
+            let tcr = crate::read_sysreg!("tcr_el1");
+            crate::write_sysreg!("tcr_el1", tcr | E0PD1);
+        }
         core::arch::asm!("msr pan, #1", "isb", options(nostack));
     }
 }
@@ -173,6 +178,7 @@ extern "C" fn el0_fault(esr: u64, far: u64, frame: &mut TrapFrame) {
     let signal = match esr >> 26 {
         ec::DATA_EL0 | ec::INST_EL0 => {
             percpu::count(Counter::PageFaults);
+            crate::sched::current().faults.fetch_add(1, Ordering::Relaxed);
             let access = if esr >> 26 == ec::INST_EL0 { Access::Exec } else { data_access(esr) };
             match esr & 0x3c {
                 // translation, access flag, permission
@@ -215,28 +221,30 @@ extern "C" fn stack_overflow(_esr: u64, far: u64, frame: &mut TrapFrame) -> ! {
 }
 
 extern "C" fn el1_fault(esr: u64, far: u64, frame: &mut TrapFrame) {
-    if esr >> 26 == ec::DATA_EL1 && matches!(esr & 0x3c, 0x04 | 0x08 | 0x0c | 0x20) {
-        if let Some(fixup) = crate::arch::uaccess::fixup(frame.pc) {
-            // Only user copies have fix-ups. Resolve the fault if this thread may sleep; else, and on failure, the copy
-            // reports it.
-            let resolvable = esr & 0x3c != 0x20
-                && context::current().preempt.get() == 0
-                && frame.pstate & (1 << 7) == 0
-                && far < crate::arch::mmu::USER_END;
-            if resolvable {
-                percpu::count(Counter::PageFaults);
-                // The interrupted code had interrupts on and may sleep.
-                crate::arch::irq_enable();
-                let done = crate::mm::fault::user_fault(far, data_access(esr), frame).is_ok();
-                crate::arch::irq_save();
-                if done {
-                    // `msr pan, #0` sections come back with PAN as it was: SPSR restores it.
-                    return;
-                }
+    if esr >> 26 == ec::DATA_EL1
+        && matches!(esr & 0x3c, 0x04 | 0x08 | 0x0c | 0x20)
+        && let Some(fixup) = crate::arch::uaccess::fixup(frame.pc)
+    {
+        // Only user copies have fix-ups. Resolve the fault if this thread may sleep; else, and on failure, the copy
+        // reports it.
+        let resolvable = esr & 0x3c != 0x20
+            && context::current().preempt.get() == 0
+            && frame.pstate & (1 << 7) == 0
+            && far < crate::arch::mmu::USER_END;
+        if resolvable {
+            percpu::count(Counter::PageFaults);
+            crate::sched::current().faults.fetch_add(1, Ordering::Relaxed);
+            // The interrupted code had interrupts on and may sleep.
+            crate::arch::irq_enable();
+            let done = crate::mm::fault::user_fault(far, data_access(esr), frame).is_ok();
+            crate::arch::irq_save();
+            if done {
+                // `msr pan, #0` sections come back with PAN as it was: SPSR restores it.
+                return;
             }
-            frame.pc = fixup;
-            return;
         }
+        frame.pc = fixup;
+        return;
     }
     kernel_fault(esr, far, frame);
 }

@@ -148,6 +148,7 @@ macro_rules! single {
 
         /// Writes one naturally sized value.
         #[inline]
+        #[allow(dead_code)] // the family is whole
         pub fn $put(addr: UserAddr, value: $T) -> Result<(), Fault> {
             check(addr, size_of::<$T>())?;
             // SAFETY: only user memory is touched.

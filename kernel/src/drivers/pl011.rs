@@ -64,6 +64,8 @@ pub fn listen(intid: u32, receiver: Receiver) -> Result<(), &'static str> {
 fn interrupt(_intid: u32) {
     let receiver = RECEIVER.load(Ordering::Acquire);
     let mut buf = [0u8; 32];
+    // First acknowledge, then drain: a byte that comes after the queue was seen empty must raise the line again.
+    write(ICR, 1 << 4 | 1 << 6);
     loop {
         let mut n = 0;
         while n < buf.len() && read(FR) & FR_RXFE == 0 {
@@ -79,7 +81,6 @@ fn interrupt(_intid: u32) {
             receiver(&buf[..n]);
         }
     }
-    write(ICR, 1 << 4 | 1 << 6);
 }
 
 fn put(byte: u8) {

@@ -56,19 +56,6 @@ impl Strings {
         Ok(())
     }
 
-    /// Adds what `fill` puts behind the end: it gets room for `max` bytes and returns how many it used, without a NUL.
-    pub fn push_with(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
-        let at = self.bytes.len();
-        self.bytes.try_reserve(max + 1).map_err(|_| Errno::ENOMEM)?;
-        self.bytes.resize(at + max, 0);
-        let n = fill(&mut self.bytes[at..]);
-        self.bytes.truncate(at + n.unwrap_or(0).min(max));
-        n?;
-        self.bytes.push(0);
-        self.count += 1;
-        Ok(())
-    }
-
     /// How many.
     pub fn count(&self) -> usize {
         self.count

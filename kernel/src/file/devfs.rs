@@ -208,11 +208,6 @@ impl Slave {
         tty.opened();
         Arc::new(Slave(tty))
     }
-
-    /// The terminal.
-    pub fn tty(&self) -> &Arc<Tty> {
-        &self.0
-    }
 }
 
 impl Drop for Slave {

@@ -18,7 +18,7 @@ pub use table::FileTable;
 pub use vfs::FsContext;
 
 pub use pipe::open_fifo;
-pub use unnamed::{object_of, unnamed_file};
+pub use unnamed::unnamed_file;
 
 use crate::sched;
 use abi::Result;

@@ -1,11 +1,10 @@
 //! Files without a name anywhere (`memfd_create`), on a tmpfs that is mounted nowhere.
 
-use crate::mm::Mappable;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use sync::Once;
 use tmpfs::{Limits, TmpFs};
-use vfs::{Mapping, OpenFile, Path, Superblock};
+use vfs::{OpenFile, Path, Superblock};
 
 struct Hidden {
     fs: Arc<TmpFs>,
@@ -32,12 +31,4 @@ pub fn unnamed_file(name: &[u8], mode: u32, uid: u32, gid: u32, flags: u32) -> R
     let h = hidden()?;
     let inode = h.fs.unnamed(mode, uid, gid)?;
     Ok(OpenFile::unnamed(&h.place, inode, name, flags))
-}
-
-/// What the pages of a regular file are mapped from. `ENODEV` for anything else.
-pub fn object_of(file: &Arc<OpenFile>) -> Result<Arc<dyn Mappable>> {
-    match file.mapping()? {
-        Mapping::Object(o) => Ok(o),
-        Mapping::Anonymous => Err(Errno::ENODEV),
-    }
 }

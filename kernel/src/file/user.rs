@@ -119,11 +119,6 @@ impl Vectors {
         Ok(Vectors { parts, at: 0, left: total })
     }
 
-    /// Bytes in all.
-    pub fn total(&self) -> usize {
-        self.left
-    }
-
     /// The part to go on with, skipping empty ones.
     fn part(&mut self) -> Option<&mut (UserAddr, usize)> {
         while self.parts.get(self.at)?.1 == 0 {
@@ -203,6 +198,7 @@ pub fn read_path(addr: UserAddr) -> Result<PathBuf> {
 
 /// A path name: on the stack unless it is long.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the point is to need no heap")]
 pub enum PathBuf {
     /// Up to 255 bytes.
     Short([u8; 256], usize),

@@ -86,11 +86,6 @@ pub fn user_fault(addr: u64, access: Access, frame: &TrapFrame) -> Result<(), Fa
     }
 }
 
-/// Resolves a fault that the kernel took on a user address. False if it cannot be.
-pub fn kernel_fault(addr: u64, access: Access) -> bool {
-    platform::may_sleep() && current().is_some_and(|s| s.fault(addr as usize, access).is_ok())
-}
-
 #[inline(always)]
 fn allows(prot: Prot, access: Access) -> bool {
     match access {

@@ -266,12 +266,6 @@ pub fn reserve() -> usize {
     RESERVE.load(Ordering::Relaxed)
 }
 
-/// Free blocks of each order, for `/proc/buddyinfo`.
-pub fn free_blocks() -> [usize; MAX_ORDER + 1] {
-    let buddy = BUDDY.lock();
-    core::array::from_fn(|o| buddy.free_blocks(o))
-}
-
 /// The frame of zeroes that read faults map. Never freed, never written, not counted.
 #[inline(always)]
 pub fn zero_frame() -> Frame {

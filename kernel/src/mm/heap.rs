@@ -226,6 +226,7 @@ pub fn slab_frames() -> usize {
 }
 
 /// Objects handed out of each class (those in magazines count), with the class's size, for `/proc/slabinfo`.
+#[allow(dead_code)] // for diagnosis
 pub fn classes() -> [(usize, usize, usize); CLASSES] {
     core::array::from_fn(|c| {
         let list = SLABS[c].lock();

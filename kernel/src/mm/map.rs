@@ -183,7 +183,7 @@ impl AddressSpace {
     /// Empties the entries of `range`.
     pub(super) fn zap(&self, range: Range<usize>, gather: &mut Gather<'_>) {
         let (mut anon, mut file) = (0, 0);
-        let memmap = frames::memmap();
+        let _memmap = frames::memmap();
         self.table.for_leaves(range, |va, entries| {
             for (i, slot) in entries.iter().enumerate() {
                 if slot.load(Ordering::Relaxed) == 0 {
@@ -194,9 +194,9 @@ impl AddressSpace {
                 if pte.is_valid() && !pte.is_special() {
                     let frame = Frame(pte.frame());
                     if frame.info().owner() & FILE_PAGE != 0 {
-                        file += 1
+                        file += 1;
                     } else {
-                        anon += 1
+                        anon += 1;
                     }
                     gather.frame(frame);
                 }

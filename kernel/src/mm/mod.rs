@@ -45,9 +45,9 @@ use mm_core::table::{PhysMem, Table};
 pub use frames::Frame;
 pub use map::{MapRequest, Place};
 pub use object::Mappable;
-pub use space::{AddressSpace, Layout, Limits, current};
+pub use space::{AddressSpace, Limits, current};
 pub use stack::KernelStack;
-pub use vma::{Backing, Prot, VmFlags, Vma};
+pub use vma::{Backing, Prot, VmFlags};
 pub use vmap::ioremap;
 
 /// Bytes in a page.

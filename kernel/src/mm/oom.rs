@@ -37,8 +37,9 @@ pub struct Processes {
 
 static PROCESSES: Once<Processes> = Once::new();
 const SHRINKERS: usize = 8;
-static SHRINKER: [Once<fn(usize) -> usize>; SHRINKERS] = [const { Once::new() }; SHRINKERS];
-static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Frees up to so many pages, says how many.
+type Shrinker = fn(usize) -> usize;
+static SHRINKER: [Once<Shrinker>; SHRINKERS] = [const { Once::new() }; SHRINKERS];
 
 static CLASS: LockClass = LockClass::new("oom", rank::SPIN - 1);
 static KILLER: Mutex<()> = Mutex::new(&CLASS, ());
@@ -50,7 +51,9 @@ pub fn register_processes(processes: Processes) {
 
 /// Registers a shrinker: asked for a number of pages, it frees what it can and says how many. It may be called while the
 /// caller holds page-cache locks, so it must only try to take its own. May be called in any thread context.
-pub fn register_shrinker(shrink: fn(usize) -> usize) {
+#[allow(dead_code)] // the page cache will
+pub fn register_shrinker(shrink: Shrinker) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let at = NEXT.fetch_add(1, Ordering::Relaxed);
     if let Some(slot) = SHRINKER.get(at) {
         let _ = slot.set(shrink);

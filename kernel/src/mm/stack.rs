@@ -75,12 +75,6 @@ impl KernelStack {
     pub fn top(&self) -> usize {
         self.top
     }
-
-    /// Its lowest address.
-    #[inline]
-    pub fn base(&self) -> usize {
-        self.top - STACK_SIZE
-    }
 }
 
 impl Drop for KernelStack {
@@ -148,9 +142,4 @@ pub(super) fn cached_frames() -> usize {
 /// Frames in stacks in use.
 pub(super) fn used_frames() -> usize {
     (MAPPED.load(Ordering::Relaxed) * FRAMES).saturating_sub(cached_frames())
-}
-
-/// Whether `addr` is on a mapped stack or in a guard, for reports.
-pub fn contains(addr: usize) -> bool {
-    vmap::STACKS.contains(&addr)
 }

@@ -7,7 +7,7 @@ use crate::arch::mmu::{self, VMAP_BASE, VMAP_END};
 use crate::arch::tlb;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use mm_core::pte::{Attrs, MemType};
+use mm_core::pte::Attrs;
 use mm_core::table::{NoMemory, PageTable};
 use mm_core::vma::{Area, AreaMap};
 use sync::{IrqLock, LockClass, rank};
@@ -42,11 +42,6 @@ pub fn ioremap(pa: u64, len: usize) -> Option<usize> {
     map_phys(pa, len, Attrs::KERNEL_DEVICE)
 }
 
-/// As [`ioremap`], for memory that is not RAM of ours but behaves like it, not cached.
-pub fn ioremap_wc(pa: u64, len: usize) -> Option<usize> {
-    map_phys(pa, len, Attrs { mem: MemType::NonCacheable, ..Attrs::KERNEL_DATA })
-}
-
 fn map_phys(pa: u64, len: usize, attrs: Attrs) -> Option<usize> {
     let offset = pa as usize & (PAGE_SIZE - 1);
     let bytes = mm_core::page_up(len.checked_add(offset)?)?;
@@ -62,11 +57,6 @@ fn map_phys(pa: u64, len: usize, attrs: Attrs) -> Option<usize> {
     }
     tlb::publish();
     Some(at + offset)
-}
-
-/// Undoes [`ioremap`].
-pub fn iounmap(addr: usize) {
-    unmap(mm_core::page_down(addr));
 }
 
 fn unmap(at: usize) {

@@ -54,6 +54,7 @@ impl CpuAccount {
 
 /// Where a CPU's time went, in nanoseconds since it came online.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "units belong to names")]
 pub struct CpuTimes {
     /// In user mode.
     pub user_ns: u64,

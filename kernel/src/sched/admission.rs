@@ -22,16 +22,6 @@ pub fn admit() -> abi::Result<Reservation<'static>> {
     admit_class(super::current().sched.entity.qos())
 }
 
-/// The most threads that there may be of one class.
-pub fn limit() -> u32 {
-    ADMISSION.limit()
-}
-
-/// How many threads are admitted.
-pub fn admitted() -> usize {
-    ADMISSION.total()
-}
-
 /// Gives every queue storage for `threads`. What is allocated and freed is so outside the queues' locks.
 pub(super) fn grow(threads: usize) -> bool {
     (0..percpu::listed()).all(|cpu| grow_one(cpu, threads))

@@ -88,9 +88,7 @@ pub fn retire_mm(mm: *const AddressSpace) {
             serve(percpu::id());
             crate::arch::irq_restore(irq);
             core::hint::spin_loop();
-            if crate::arch::time::now_ns() > limit {
-                panic!("cpu{i} does not let go of an address space");
-            }
+            assert!(crate::arch::time::now_ns() <= limit, "cpu{i} does not let go of an address space");
         }
     }
 }

@@ -131,11 +131,6 @@ impl SchedState {
         self.entity.cpu().index()
     }
 
-    /// Policy, nice value, priority, class, affinity: for reports.
-    pub fn entity(&self) -> &Entity {
-        &self.entity
-    }
-
     /// The nice value.
     pub fn nice(&self) -> i32 {
         self.nice.load(Ordering::Relaxed) as i32

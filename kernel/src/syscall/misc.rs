@@ -122,12 +122,7 @@ pub struct Rusage {
 /// `struct rusage` for what was used.
 pub fn rusage(u: Usage) -> Rusage {
     let time = |ns: u64| [(ns / 1_000_000_000) as i64, (ns / 1000 % 1_000_000) as i64];
-    Rusage {
-        user: time(u.user_ns),
-        system: time(u.system_ns),
-        minor_faults: u.faults as i64,
-        ..Rusage::default()
-    }
+    Rusage { user: time(u.user_ns), system: time(u.system_ns), minor_faults: u.faults as i64, ..Rusage::default() }
 }
 
 fn usage_of(times: (u64, u64), faults: u64) -> Rusage {

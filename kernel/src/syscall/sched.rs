@@ -108,7 +108,7 @@ fn sched_setaffinity(pid: i32, len: usize, addr: UserAddr) -> SysResult {
 
 fn sched_getaffinity(pid: i32, len: usize, addr: UserAddr) -> SysResult {
     let need = policy::mask_bytes();
-    if len < need || len % 8 != 0 {
+    if len < need || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     let mask = policy::affinity(&*target(pid)?);

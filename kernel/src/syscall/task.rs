@@ -157,18 +157,19 @@ fn user_strings(array: UserAddr, total: &mut usize) -> Result<Strings> {
         if p == 0 {
             break;
         }
-        let n = strncpy_from_user(&mut buf, UserAddr(p)).map_err(efault)?;
+        let mut n = strncpy_from_user(&mut buf, UserAddr(p)).map_err(efault)?;
         if n < buf.len() {
             out.push(&buf[..n])?;
         } else {
-            long_string(&mut out, UserAddr(p))?;
+            n = long_string(&mut out, UserAddr(p))?;
         }
         *total = total.checked_sub(n + 9).ok_or(Errno::E2BIG)?;
     }
     Ok(out)
 }
 
-fn long_string(out: &mut Strings, addr: UserAddr) -> Result<()> {
+/// Adds a string that is too long for the stack; its length.
+fn long_string(out: &mut Strings, addr: UserAddr) -> Result<usize> {
     let mut long = Vec::new();
     long.try_reserve_exact(STRING_MAX).map_err(|_| Errno::ENOMEM)?;
     long.resize(STRING_MAX, 0);
@@ -176,7 +177,8 @@ fn long_string(out: &mut Strings, addr: UserAddr) -> Result<()> {
     if n == long.len() {
         return Err(Errno::E2BIG);
     }
-    out.push(&long[..n])
+    out.push(&long[..n])?;
+    Ok(n)
 }
 
 fn user_vectors(argv: UserAddr, envp: UserAddr) -> Result<(Strings, Strings)> {

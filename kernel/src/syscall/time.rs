@@ -11,7 +11,6 @@ use crate::task::timers::{self, Clock, Notify, Setting};
 use crate::task::{Process, find, find_thread, signal};
 use abi::{Errno, Result, Timespec};
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 use platform::{ParkOptions, Wake, realtime_ns};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -225,7 +224,7 @@ fn restart_syscall() -> SysResult {
         Restart::None => Err(Errno::EINTR),
         Restart::Sleep { deadline, rem } => sleep_relative(deadline, rem),
         Restart::Futex { addr, value, bitset, private, deadline } => {
-            crate::futex::wait(UserAddr(addr), private, value, bitset, Some(deadline)).map(|()| 0)
+            crate::futex::resumable_wait(UserAddr(addr), private, value, bitset, Some(deadline)).map(|n| n as usize)
         }
     }
 }

@@ -35,7 +35,7 @@ fn argument(line: &mut Line, kind: Kind, x: u64) {
             user_text(line, x);
             Ok(())
         }
-        Kind::Fd if x as i32 == -100 => line.write_str("AT_FDCWD"),
+        Kind::Fd if x as u32 == (-100_i32) as u32 => line.write_str("AT_FDCWD"),
         Kind::Fd | Kind::Int | Kind::Pid | Kind::Sig => write!(line, "{}", x as i32),
         Kind::Size => write!(line, "{x}"),
         Kind::Off => write!(line, "{}", x as i64),

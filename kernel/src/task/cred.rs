@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 /// Capability numbers, from `linux/capability.h`.
 pub mod cap {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, dead_code)] // the list is whole
     pub const CHOWN: u32 = 0;
     pub const DAC_OVERRIDE: u32 = 1;
     pub const DAC_READ_SEARCH: u32 = 2;
@@ -99,11 +99,6 @@ impl Credentials {
     #[inline]
     pub fn has(&self, n: u32) -> bool {
         self.effective & (1 << n) != 0
-    }
-
-    /// Whether `gid` is the file-access group or a supplementary one.
-    pub fn in_group(&self, gid: u32) -> bool {
-        self.fsgid == gid || self.groups.binary_search(&gid).is_ok()
     }
 
     /// As the file systems judge by.

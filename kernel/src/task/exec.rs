@@ -297,7 +297,7 @@ fn become_program(
     if super::trace::wanted(name) {
         me.set_traced(true);
     }
-    let old = core::mem::replace(&mut *p.exe.lock(), Some(place));
+    let old = (*p.exe.lock()).replace(place);
     drop(old);
     *p.regions.lock() = Regions { args: program.args, env: program.env };
     me.arch.reset_fp();

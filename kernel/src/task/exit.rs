@@ -185,7 +185,8 @@ fn reaper(tree: &Tree, p: &Process) -> Option<Arc<Process>> {
         if (a.subreaper.load(Ordering::Relaxed) || a.pid.0 == 1) && !links.is_zombie() {
             return Some(a);
         }
-        at = links.parent.clone();
+        let parent = links.parent.clone();
+        at = parent;
     }
     tree.process(Pid(1)).cloned()
 }
@@ -262,10 +263,8 @@ fn tell_parent(tree: &mut Tree, p: &Arc<Process>, status: i32, uid: u32, ns: u64
         }
     }
     after.wake.push(parent);
-    if auto_reap {
-        if let Some(last) = reap(tree, p) {
-            after.reaped.push(last);
-        }
+    if auto_reap && let Some(last) = reap(tree, p) {
+        after.reaped.push(last);
     }
 }
 

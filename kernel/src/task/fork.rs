@@ -24,6 +24,7 @@ use sync::WaitQueue;
 
 /// `CLONE_*` flags (clone(2)).
 #[allow(missing_docs)]
+#[allow(dead_code)] // the list is whole
 pub mod flag {
     pub const CSIGNAL: u64 = 0xff;
     pub const VM: u64 = 0x100;

@@ -54,7 +54,6 @@ impl<T> InTree<T> {
 
     /// Writes it.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the exclusive reference to the tree makes this one exclusive")]
     pub fn get_mut<'a>(&'a self, _proof: &'a mut Tree) -> &'a mut T {
         // SAFETY: as for `get`; the borrow of the tree is exclusive for as long.
         unsafe { &mut *self.0.get() }

@@ -38,7 +38,6 @@ pub mod trace;
 pub mod tree;
 pub mod wait;
 
-pub use cred::Credentials;
 pub use ids::Pid;
 pub use process::{Process, find, find_thread};
 pub use thread::Thread;

@@ -177,9 +177,11 @@ impl Process {
     pub fn cpu_times(&self) -> (u64, u64) {
         let [user, system] = load_both(&self.times.dead_threads_ns);
         let guard = self.signals.lock();
-        guard.threads.iter().map(|t| crate::sched::account::thread_times(t)).fold((user, system), |sum, t| {
-            (sum.0 + t.0, sum.1 + t.1)
-        })
+        guard
+            .threads
+            .iter()
+            .map(|t| crate::sched::account::thread_times(t))
+            .fold((user, system), |sum, t| (sum.0 + t.0, sum.1 + t.1))
     }
 
     /// CPU time that it used so far, in nanoseconds.

@@ -141,10 +141,9 @@ fn kernel() -> &'static Kernel {
     if let Some(k) = KERNEL.get() {
         return k;
     }
-    match KERNEL.set(Kernel { creds: Arc::new(Credentials::root()), process: Process::kernel() }) {
-        Ok(k) => k,
-        Err(_) => panic!("the kernel's process was made twice"),
-    }
+    let kernel = Kernel { creds: Arc::new(Credentials::root()), process: Process::kernel() };
+    let Ok(k) = KERNEL.set(kernel) else { panic!("the kernel's process was made twice") };
+    k
 }
 
 /// `name` as the fixed-size array that threads keep, cut to 15 bytes.

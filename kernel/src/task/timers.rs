@@ -179,15 +179,14 @@ impl TimerCallback for SignalTimer {
                 self.arm(&mut s, now);
                 return;
             }
-            let missed = if s.interval == 0 {
-                s.deadline = 0;
-                0
-            } else {
-                let missed = (now - s.deadline) / s.interval;
+            let missed = (now - s.deadline).checked_div(s.interval);
+            if let Some(missed) = missed {
                 s.deadline += (missed + 1) * s.interval;
                 self.arm(&mut s, now);
-                missed
-            };
+            } else {
+                s.deadline = 0;
+            }
+            let missed = missed.unwrap_or(0);
             s.overrun = missed;
             missed
         };

@@ -208,15 +208,6 @@ impl Tree {
         self.pid_max
     }
 
-    /// Sets it; `EINVAL` out of range.
-    pub fn set_pid_max(&mut self, n: u32) -> Result<()> {
-        if !(RESERVED + 1..=PID_MAX_LIMIT).contains(&n) {
-            return Err(Errno::EINVAL);
-        }
-        self.pid_max = n;
-        Ok(())
-    }
-
     /// The last number given out.
     pub fn last_pid(&self) -> u32 {
         self.last

@@ -7,7 +7,7 @@ pub const SIZE: usize = 128;
 
 /// `si_code` values.
 pub mod code {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, dead_code)] // the list is whole
     pub const USER: i32 = 0;
     pub const KERNEL: i32 = 0x80;
     pub const QUEUE: i32 = -1;

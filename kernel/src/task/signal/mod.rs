@@ -29,11 +29,11 @@ pub mod stop;
 
 pub use deliver::deliver;
 pub use info::{Detail, SigInfo, code};
-pub use send::{force_fault, kill_pgrp, kill_process_group, send_to_process, send_to_thread, sigpipe};
+pub use send::{force_fault, kill_pgrp, send_to_process, send_to_thread, sigpipe};
 
 /// Signal numbers.
 pub mod number {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, dead_code)] // the list is whole
     pub const SIGHUP: u32 = 1;
     pub const SIGINT: u32 = 2;
     pub const SIGQUIT: u32 = 3;
@@ -162,11 +162,4 @@ pub fn set_blocked(me: &crate::task::Thread, mask: u64) {
             }
         }
     }
-}
-
-/// Whether `me` has something to take, so that long calls should end. A snapshot.
-#[inline]
-pub fn pending_now(me: &crate::task::Thread) -> bool {
-    use core::sync::atomic::Ordering;
-    me.arch.flags.load(Ordering::Relaxed) & crate::arch::context::SIGNAL_PENDING != 0
 }

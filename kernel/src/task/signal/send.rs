@@ -178,11 +178,6 @@ pub fn kill_pgrp(id: Pid, info: SigInfo) -> bool {
     }
 }
 
-/// As [`kill_pgrp`] for a group at hand.
-pub fn kill_process_group(group: &ProcessGroup, info: SigInfo) -> bool {
-    kill_group_locked(&TREE.lock(), group, info)
-}
-
 /// Whether the caller may signal `target` (kill(2)).
 pub fn may_signal(target: &Process, signo: u32) -> bool {
     let me = crate::sched::current();
