@@ -1,6 +1,7 @@
 //! The machine as found at boot, immutable ever after: the platform description and the command line.
 
 use alloc::vec::Vec;
+use boot_formats::cmdline::Cmdline;
 use boot_formats::platform::Platform;
 use sync::Once;
 
@@ -31,16 +32,14 @@ pub fn command_line() -> &'static [u8] {
     COMMAND_LINE.get().map_or(&[], |v| v)
 }
 
+/// The kernel's command line, to be asked (quotes, `--`, later words win: see [`Cmdline`]).
+pub fn cmdline() -> Cmdline<'static> {
+    Cmdline::new(command_line())
+}
+
 /// The value of the last `key=value` on the command line before `--`, or an empty value for a bare `key`.
 pub fn option(key: &str) -> Option<&'static [u8]> {
-    command_line()
-        .split(|&c| c == b' ')
-        .take_while(|&w| w != b"--")
-        .filter_map(|w| {
-            let rest = w.strip_prefix(key.as_bytes())?;
-            if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"=") }
-        })
-        .last()
+    cmdline().get(key).map(|param| param.value.unwrap_or(b""))
 }
 
 /// As [`option`], as a number.
@@ -50,5 +49,5 @@ pub fn option_number(key: &str) -> Option<i64> {
 
 /// Whether `berth.sabotage=` names `what`: a mechanism that a gate breaks on purpose.
 pub fn sabotaged(what: &str) -> bool {
-    option("berth.sabotage").is_some_and(|v| v.split(|&c| c == b',').any(|w| w == what.as_bytes()))
+    cmdline().lists("berth.sabotage", what)
 }

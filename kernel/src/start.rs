@@ -130,11 +130,9 @@ fn order_cpus(p: &Platform) {
 }
 
 fn configure_log() {
-    if machine::option("quiet").is_some() {
-        crate::log::set_console_level(4);
-    }
-    if let Some(n) = machine::option_number("loglevel") {
-        crate::log::set_console_level(n.clamp(0, 8) as u8);
+    let line = machine::cmdline();
+    if ["quiet", "debug", "loglevel"].iter().any(|key| line.get(key).is_some()) {
+        crate::log::set_console_level(line.loglevel().min(8));
     }
     if let Some(n) = machine::option_number("panic") {
         crate::panic::set_action(n as i32);

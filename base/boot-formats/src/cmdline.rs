@@ -85,6 +85,8 @@ const KNOWN: &[&str] = &[
     "nokaslr",
     "earlycon",
     "mem",
+    "mitigations",
+    "kpti",
 ];
 
 impl<'a> Cmdline<'a> {

@@ -5,6 +5,7 @@ use super::thread::Thread;
 use crate::arch::trap::TrapFrame;
 use crate::machine;
 use alloc::vec::Vec;
+use boot_formats::cmdline::ForInit;
 
 /// What is tried where the command line names nothing.
 const CANDIDATES: [&[u8]; 4] = [b"/init", b"/sbin/init", b"/etc/init", b"/bin/sh"];
@@ -31,11 +32,20 @@ fn open_console(me: &Thread) {
     }
 }
 
-/// Words after `--` on the command line, for init.
-fn arguments() -> Vec<Vec<u8>> {
-    let line = machine::command_line();
-    let words = line.split(|&c| c == b' ').filter(|w| !w.is_empty());
-    words.skip_while(|w| *w != b"--").skip(1).map(<[u8]>::to_vec).collect()
+/// What the command line has for init: arguments, and variables of its environment (`name=value`).
+fn for_init() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let (mut args, mut env) = (Vec::new(), Vec::from([b"HOME=/".to_vec(), b"TERM=linux".to_vec()]));
+    for word in machine::cmdline().for_init() {
+        match word {
+            ForInit::Argument(word) => args.push(word.to_vec()),
+            ForInit::Environment(name, value) => {
+                let variable = [name, b"=", value].concat();
+                env.retain(|old| !old.starts_with(&variable[..=name.len()]));
+                env.push(variable);
+            }
+        }
+    }
+    (args, env)
 }
 
 fn become_init(frame: &mut TrapFrame) {
@@ -45,16 +55,16 @@ fn become_init(frame: &mut TrapFrame) {
         Err(e) => stop_errno("no root file system", e),
     }
     open_console(me);
-    let args = arguments();
+    let (args, env) = for_init();
     let named = machine::option("init").filter(|v| !v.is_empty()).or_else(|| machine::option("rdinit"));
     if let Some(path) = named {
-        match run(frame, path, &args) {
+        match run(frame, path, &args, &env) {
             Ok(()) => return,
             Err(e) => crate::error!("init={}: {}", core::str::from_utf8(path).unwrap_or("?"), e.name()),
         }
     }
     for path in CANDIDATES {
-        match run(frame, path, &args) {
+        match run(frame, path, &args, &env) {
             Ok(()) => {
                 crate::info!("running {} as process 1", core::str::from_utf8(path).unwrap_or("?"));
                 return;
@@ -67,15 +77,16 @@ fn become_init(frame: &mut TrapFrame) {
 }
 
 #[inline(never)]
-fn run(frame: &mut TrapFrame, path: &[u8], args: &[Vec<u8>]) -> abi::Result<()> {
+fn run(frame: &mut TrapFrame, path: &[u8], args: &[Vec<u8>], env: &[Vec<u8>]) -> abi::Result<()> {
     let mut argv = crate::exec::Strings::new();
     argv.push(path)?;
     for a in args {
         argv.push(a)?;
     }
     let mut envp = crate::exec::Strings::new();
-    envp.push(b"HOME=/")?;
-    envp.push(b"TERM=linux")?;
+    for variable in env {
+        envp.push(variable)?;
+    }
     exec::exec(frame, exec::Target::Path(path), argv, envp)
 }
 
