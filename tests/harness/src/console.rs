@@ -94,11 +94,7 @@ impl Console {
         loop {
             let fresh = state.bytes.get(self.cursor..).unwrap_or(&[]);
             if let Some((from, to)) = find(fresh) {
-                let seen = Seen {
-                    before: text(&fresh[..from]),
-                    matched: text(&fresh[from..to]),
-                    at: arrival(&state.arrivals, self.cursor + to),
-                };
+                let seen = Seen { before: text(&fresh[..from]), at: arrival(&state.arrivals, self.cursor + to) };
                 self.cursor += to;
                 return Ok(seen);
             }
@@ -165,9 +161,7 @@ impl Console {
 pub struct Seen {
     /// What came between the last match and this one.
     pub before: String,
-    /// The match itself.
-    pub matched: String,
-    /// When its last byte came.
+    /// When the match's last byte came.
     pub at: Instant,
 }
 

@@ -89,7 +89,6 @@ pub struct Vm {
     pub console: Console,
     /// When it was switched on.
     pub started: Instant,
-    errors: PathBuf,
 }
 
 impl Vm {
@@ -109,13 +108,8 @@ impl Vm {
             return Err(Failure::new("harness.emulator", "no console pipe"));
         };
         // From here on Drop ends the child.
-        let mut vm = Self {
-            child,
-            input,
-            console: Console::start(std::io::empty(), &dir.join("console.log"))?,
-            started,
-            errors,
-        };
+        let mut vm =
+            Self { child, input, console: Console::start(std::io::empty(), &dir.join("console.log"))?, started };
         vm.console = Console::start(output, &dir.join("console.log"))?;
         Ok(vm)
     }
@@ -140,18 +134,6 @@ impl Vm {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// Resident memory of the emulator in KiB, as the host counts it (0 where it cannot be told).
-    pub fn host_memory_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-        line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0)
-    }
-
-    /// What the emulator itself complained about.
-    pub fn emulator_errors(&self) -> String {
-        std::fs::read_to_string(&self.errors).unwrap_or_default()
     }
 }
 

@@ -43,7 +43,8 @@ fn suite(c: &mut Context<'_>, smp: u32, applet: Option<&str>, expected: &str) ->
     })?;
     let passed: BTreeSet<&str> = run.output.lines().filter(|l| l.starts_with("PASS: ")).map(str::trim_end).collect();
     if let Some(record) = std::env::var_os("BERTH_RECORD") {
-        std::fs::write(record, passed.iter().map(|l| format!("{l}\n")).collect::<String>())?;
+        let lines: Vec<&str> = passed.iter().copied().collect();
+        std::fs::write(record, lines.join("\n") + "\n")?;
     }
     let of_applet =
         |l: &&str| l.strip_prefix("PASS: ").is_some_and(|l| applet.is_none_or(|a| l.starts_with(&format!("{a} "))));
