@@ -79,7 +79,7 @@ pub fn write_pages(device: &dyn BlockDevice, offset: u64, pages: &[Page], fua: b
 }
 
 fn transfer_pages(device: &dyn BlockDevice, op: Op, offset: u64, pages: &[Page]) -> Result<()> {
-    if offset % SECTOR_SIZE as u64 != 0 {
+    if !offset.is_multiple_of(SECTOR_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
     if pages.is_empty() {

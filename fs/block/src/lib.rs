@@ -25,6 +25,8 @@ mod io;
 mod memdisk;
 mod request;
 mod stats;
+#[cfg(not(target_os = "none"))]
+pub mod testing;
 
 pub use device::{BlockDevice, Geometry};
 pub use io::{Batch, discard, flush, read_at, read_pages, write_at, write_fua_at, write_pages, zero_range};

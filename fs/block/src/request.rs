@@ -154,8 +154,8 @@ impl Request {
     pub fn is_well_formed(&self) -> bool {
         self.segments.iter().all(|s| {
             s.len != 0
-                && s.len as usize % SECTOR_SIZE == 0
-                && s.offset % 4 == 0
+                && (s.len as usize).is_multiple_of(SECTOR_SIZE)
+                && s.offset.is_multiple_of(4)
                 && s.offset as usize + s.len as usize <= PAGE_SIZE
         })
     }

@@ -28,7 +28,7 @@ fn past_the_end_is_an_error() {
 fn zeroes_with_and_without_the_device() {
     for by_device in [true, false] {
         let disk = MemDisk::with_geometry("t", Geometry { write_zeroes: by_device, ..Geometry::simple(1024) });
-        write_at(&disk, 0, &[0xaa; 1024 * 512]).unwrap();
+        write_at(&disk, 0, &vec![0xaa; 1024 * 512]).unwrap();
         zero_range(&disk, 3, 700).unwrap();
         let image = disk.to_image();
         assert!(image[..3 * 512].iter().all(|b| *b == 0xaa));
@@ -43,4 +43,56 @@ fn a_dropped_request_completes_with_an_error() {
     drop(Request::flush(batch.add(), 0));
     assert_eq!(batch.wait(), Err(Errno::EIO));
     assert_eq!(batch.wait(), Ok(()));
+}
+
+#[test]
+fn a_cut_leaves_what_was_flushed_and_any_part_of_the_rest() {
+    use testing::RecordingDisk;
+    let disk = RecordingDisk::new(vec![0; 64 * 512], 512);
+    write_at(&disk, 0, &[1; 1024]).unwrap();
+    flush(&disk).unwrap();
+    disk.mark(7);
+    write_at(&disk, 512, &[2; 1024]).unwrap();
+    write_fua_at(&disk, 4096, &[3; 512]).unwrap();
+    let r = disk.recording();
+    assert_eq!(r.events().len(), 5);
+    let none = |_: usize, _: usize| false;
+    assert!(r.image(0, none).iter().all(|b| *b == 0));
+    assert_eq!(r.image(1, none)[0], 0);
+    assert_eq!(r.image(1, |_, block| block == 1)[..1024], [[0u8; 512], [1; 512]].concat());
+    assert_eq!(r.image(2, none)[..1024], [1; 1024]);
+    assert_eq!(r.marks_before(2).count(), 0);
+    assert_eq!(r.marks_before(3).collect::<std::vec::Vec<_>>(), [7]);
+    let after = r.image(5, none);
+    assert_eq!((after[512], after[4096]), (1, 3));
+    assert_eq!(r.image(5, |_, _| true), disk.to_image());
+    let mut cursor = r.cursor();
+    for cut in 0..=5 {
+        cursor.seek(cut);
+        assert_eq!(cursor.image(none), r.image(cut, none));
+    }
+    assert!(cursor.at_end());
+    assert_eq!(cursor.volatile_blocks(), 2);
+}
+
+#[test]
+fn faults_are_injected_where_asked() {
+    use testing::{Fault, FaultyDisk, What};
+    let disk = FaultyDisk::new(std::sync::Arc::new(MemDisk::new("m", 1024)));
+    disk.inject(Fault::once(What::Writes).at(8..16).after(1));
+    assert_eq!(write_at(&disk, 0, &[1; 512]), Ok(()));
+    assert_eq!(write_at(&disk, 4096, &[1; 512]), Ok(()));
+    assert_eq!(write_at(&disk, 4096, &[1; 512]), Err(Errno::EIO));
+    assert_eq!(write_at(&disk, 4096, &[1; 512]), Ok(()));
+    disk.inject(Fault::always(What::Flushes));
+    assert_eq!(flush(&disk), Err(Errno::EIO));
+    disk.heal();
+    assert_eq!(flush(&disk), Ok(()));
+    disk.hold();
+    let batch = Batch::new();
+    disk.submit(Request::flush(batch.add(), 0));
+    assert_eq!((disk.held(), batch.pending()), (1, 1));
+    disk.vanish();
+    assert_eq!(batch.wait(), Err(Errno::EIO));
+    assert_eq!(read_at(&disk, 0, &mut [0]), Err(Errno::EIO));
 }
