@@ -14,8 +14,9 @@
 //! for a debugger. Everything that can be checked later is.
 
 use crate::arch::mmu::{self, attr, desc};
+use boot_formats::cmdline::Cmdline;
 use boot_formats::fdt::Fdt;
-use boot_formats::platform::Platform;
+use boot_formats::platform::{Platform, bootargs};
 use core::cell::UnsafeCell;
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -94,7 +95,8 @@ extern "C" fn early_main(dtb: u64, image_phys: u64) -> Handover {
         .kaslr_seed
         .unwrap_or_else(|| crate::read_sysreg!("cntvct_el0").wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let seed = seed ^ seed >> 31;
-    let image_virt = mmu::IMAGE_BASE + (seed & 0xffff) * 0x20_0000;
+    let fixed = Cmdline::new(bootargs(&fdt)).get("nokaslr").is_some();
+    let image_virt = mmu::IMAGE_BASE + if fixed { 0 } else { (seed & 0xffff) * 0x20_0000 };
 
     let start = at(&raw const __image_start);
     let part = |symbol: *const u8| at(symbol) - start;

@@ -375,8 +375,6 @@ mod pr {
     pub const GET_TID_ADDRESS: i32 = 40;
     pub const SET_THP_DISABLE: i32 = 41;
     pub const GET_THP_DISABLE: i32 = 42;
-    /// Berth's own: traces a process (b: on or off).
-    pub const BERTH_TRACE: i32 = 0x4245_0001;
 }
 
 fn prctl(option: i32, a: u64, b: u64, c: u64, d: u64) -> SysResult {
@@ -434,11 +432,6 @@ fn prctl(option: i32, a: u64, b: u64, c: u64, d: u64) -> SysResult {
         }
         pr::SET_THP_DISABLE => Ok(0),
         pr::GET_THP_DISABLE => Ok(1),
-        pr::BERTH_TRACE => {
-            me.require(cap::SYS_PTRACE)?;
-            let pid = if a == 0 { me.process.pid } else { Pid(a as u32) };
-            if crate::task::trace::set(pid, b != 0) { Ok(0) } else { Err(Errno::ESRCH) }
-        }
         _ => prctl_caps(option, a),
     }
 }

@@ -1,11 +1,13 @@
 //! `/proc/berth`: what Berth's own tests and tools read.
 
-use super::super::synth::Node;
+use super::super::synth::{Kind, Node, Text};
 use super::Entry;
 use super::system::{Out, full};
 use crate::arch::percpu;
 use crate::arch::smp::is_online;
-use abi::Result;
+use crate::task::{Pid, process, trace};
+use abi::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use vfs::FileType::Regular;
@@ -15,7 +17,30 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("cpus", Regular, || Node::text(cpus)),
     ("memory", Regular, || Node::text(memory)),
     ("pagetables", Regular, || Node::text(pagetables)),
+    ("trace", Regular, || Node { kind: Kind::File(Arc::new(Trace)), mode: 0o600, owner: (0, 0) }),
 ];
+
+/// Whose system calls are logged: numbers of processes; writing `PID` or `-PID` switches.
+struct Trace;
+
+impl Text for Trace {
+    fn read(&self, out: &mut Vec<u8>) -> Result<()> {
+        let mut next = 0;
+        while let Some(p) = process::next_from(next) {
+            next = p.pid.0 + 1;
+            if trace::traced(&p) {
+                writeln!(Out(out), "{}", p.pid.0).map_err(full)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, text: &[u8]) -> Result<()> {
+        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?.trim();
+        let (off, number) = text.strip_prefix('-').map_or((false, text), |n| (true, n));
+        trace::set(Pid(number.parse().map_err(|_| Errno::EINVAL)?), !off)
+    }
+}
 
 /// `name cpu0 cpu1 …`.
 fn counters(out: &mut Vec<u8>) -> Result<()> {

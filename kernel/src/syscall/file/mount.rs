@@ -107,7 +107,7 @@ fn replace_everywhere(old: &Path, new: &Path) {
 
 /// `struct statfs` of 64-bit machines.
 #[repr(C)]
-#[derive(IntoBytes, Immutable)]
+#[derive(Default, IntoBytes, Immutable)]
 struct StatfsOut {
     magic: u64,
     bsize: u64,
@@ -154,6 +154,21 @@ fn put_statfs(place: &Path, buf: UserAddr) -> SysResult {
     Ok(0)
 }
 
+/// Of an object without a name: a pipe, an event counter. Linux tells them apart by magic; programs do not ask.
+fn put_unnamed_statfs(buf: UserAddr) -> SysResult {
+    const PIPEFS_MAGIC: u64 = 0x5049_5045;
+    let out = StatfsOut {
+        magic: PIPEFS_MAGIC,
+        bsize: 4096,
+        namelen: 255,
+        frsize: 4096,
+        flags: ST_VALID,
+        ..StatfsOut::default()
+    };
+    uaccess::write_user(buf, &out).map_err(efault)?;
+    Ok(0)
+}
+
 /// `statfs(2)`
 pub fn statfs(path: UserAddr, buf: UserAddr) -> SysResult {
     put_statfs(&resolve_user(FDCWD, path, Lookup::FOLLOW)?, buf)
@@ -164,7 +179,7 @@ pub fn fstatfs(fd: i32, buf: UserAddr) -> SysResult {
     let f = me().files().get(fd)?;
     match f.path() {
         Some(p) => put_statfs(p, buf),
-        None => Err(Errno::ENOSYS),
+        None => put_unnamed_statfs(buf),
     }
 }
 
