@@ -23,7 +23,10 @@ extern crate alloc;
 mod device;
 mod io;
 mod memdisk;
+pub mod partition;
+mod queue;
 mod request;
+mod split;
 mod stats;
 #[cfg(not(target_os = "none"))]
 pub mod testing;
@@ -31,6 +34,7 @@ pub mod testing;
 pub use device::{BlockDevice, Geometry};
 pub use io::{Batch, discard, flush, read_at, read_pages, write_at, write_fua_at, write_pages, zero_range};
 pub use memdisk::MemDisk;
+pub use queue::{Hardware, QUEUE_CLASS, Queue, Refused, Transfer};
 pub use request::{Complete, Op, Priority, Request, Segment, Segments};
 pub use stats::{Kind, Stats, StatsSnapshot};
 
@@ -39,5 +43,7 @@ pub const SECTOR_SHIFT: u32 = 9;
 /// The unit of addresses and lengths on this interface, in bytes. A medium's own block may be larger.
 pub const SECTOR_SIZE: usize = 1 << SECTOR_SHIFT;
 
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod tests;

@@ -78,15 +78,42 @@ impl Stats {
 
     /// A request has begun; returns the time, which [`Stats::end`] wants back.
     pub fn begin(&self) -> u64 {
+        self.begin_many(1)
+    }
+
+    /// As [`Stats::begin`] for `n` at once.
+    pub(crate) fn begin_many(&self, n: u64) -> u64 {
         let now = platform::monotonic_ns();
-        let before = self.in_flight.fetch_add(1, Relaxed);
+        let before = self.in_flight.fetch_add(n, Relaxed);
         if before == 0 {
             self.busy_since.store(now, Relaxed);
         }
-        if before + 1 > self.max_in_flight.load(Relaxed) {
-            self.max_in_flight.fetch_max(before + 1, Relaxed);
+        if before + n > self.max_in_flight.load(Relaxed) {
+            self.max_in_flight.fetch_max(before + n, Relaxed);
         }
         now
+    }
+
+    /// A request that had begun will begin once more.
+    pub(crate) fn cancel(&self) {
+        self.cancel_many(1);
+    }
+
+    /// As [`Stats::cancel`] for `n` at once.
+    pub(crate) fn cancel_many(&self, n: u64) {
+        self.leave(n, platform::monotonic_ns());
+    }
+
+    fn leave(&self, n: u64, now: u64) {
+        if self.in_flight.fetch_sub(n, Relaxed) == n {
+            self.busy_ns.fetch_add(now.saturating_sub(self.busy_since.load(Relaxed)), Relaxed);
+        }
+    }
+
+    /// Counts a request that another device carries out (a partition's).
+    pub fn passed(&self, kind: Kind, sectors: u64) {
+        self.rows[kind as usize].requests.fetch_add(1, Relaxed);
+        self.rows[kind as usize].sectors.fetch_add(sectors, Relaxed);
     }
 
     /// A request that began at `began` has ended.
@@ -102,10 +129,7 @@ impl Stats {
         } else {
             self.errors.fetch_add(1, Relaxed);
         }
-        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
-            let busy = now.saturating_sub(self.busy_since.load(Relaxed));
-            self.busy_ns.fetch_add(busy, Relaxed);
-        }
+        self.leave(1, now);
     }
 
     /// A request was joined to another.
