@@ -98,6 +98,7 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
     arch::irq_enable();
     check_identities();
     sched::selftest();
+    crate::mm::reclaim::init();
     crate::task::start_init()
 }
 

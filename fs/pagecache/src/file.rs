@@ -14,7 +14,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use platform::{PAGE_SIZE, Page, ReadSink};
 use sync::{LockClass, SpinLock, rank};
-use vfs::ErrSeq;
+use vfs::{Advice, ErrSeq};
 
 static INDEX: LockClass = LockClass::new("page cache index", rank::SPIN + 45);
 static STREAMS: LockClass = LockClass::new("readahead streams", rank::SPIN + 48);
@@ -31,21 +31,6 @@ pub struct Settings {
     pub size: u64,
     /// Where write errors of the whole file system are recorded as well, for `syncfs`.
     pub fs_errors: Option<Arc<ErrSeq>>,
-}
-
-/// `posix_fadvise(2)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    /// No advice.
-    Normal,
-    /// Read in order.
-    Sequential,
-    /// Read here and there.
-    Random,
-    /// Needed soon.
-    WillNeed,
-    /// Not needed soon.
-    DontNeed,
 }
 
 /// A file's pages.
@@ -384,6 +369,20 @@ impl FileCache {
                 each(i, p);
             }
         }
+    }
+
+    /// For [`vfs::Inode::sync_range`].
+    pub fn sync_steps(&self, range: Range<u64>, steps: (bool, bool, bool)) -> Result<()> {
+        if steps.0 {
+            self.wait_writeback(range.clone());
+        }
+        if steps.1 {
+            self.start_writeback(range.clone());
+        }
+        if steps.2 {
+            self.wait_writeback(range);
+        }
+        Ok(())
     }
 
     /// Whether pages may be mapped anywhere.

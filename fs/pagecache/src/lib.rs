@@ -66,11 +66,11 @@ mod write;
 mod writeback;
 
 pub use cache::{Limits, PageCache, Stats};
-pub use file::{Advice, FileCache, Settings};
+pub use file::{FileCache, Settings};
 pub use lru::Shrink;
 pub use page::CachePage;
 pub use run::{MAX_RUN, ReadRun, WriteRun};
-pub use vfs::ErrSeq;
+pub use vfs::{Advice, ErrSeq};
 
 use abi::Result;
 

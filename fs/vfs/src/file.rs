@@ -7,6 +7,7 @@
 //! (objects that are not [`File::positioned`]) have none and take no lock.
 
 use crate::attr::{Attr, FileType, SetAttr};
+use crate::errseq::{ErrCursor, ErrSeq};
 use crate::inode::{DirEntry, Inode, Mappable};
 use crate::mount::{MountFlags, Path};
 use crate::{MAX_OFFSET, locks, perm};
@@ -14,6 +15,7 @@ use abi::{Errno, Result, linux};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use platform::{Page, ReadSink, WriteSource};
 use sync::{LockClass, Mutex, WaitQueue, rank};
@@ -164,6 +166,8 @@ pub struct OpenFile {
     /// Whether the opener may keep set-id bits over a write (`CAP_FSETID`).
     keeps_set_id: bool,
     pos: Mutex<u64>,
+    /// How far it was told of write errors of the file, and of its file system.
+    errors: (ErrCursor, ErrCursor),
     /// Set once a lock was taken through it, so that closing looks for locks only then.
     pub(crate) locked: AtomicBool,
 }
@@ -180,7 +184,11 @@ impl OpenFile {
     }
 
     fn build(path: Option<Path>, object: Option<Arc<dyn File>>, flags: u32, keeps_set_id: bool) -> Arc<OpenFile> {
+        let sample = |e: Option<&ErrSeq>| e.map_or_else(ErrCursor::default, ErrSeq::sample);
+        let of_file = sample(path.as_ref().and_then(|p| p.inode().write_errors()));
+        let of_fs = sample(path.as_ref().and_then(|p| p.mount.sb.fs.write_errors()));
         Arc::new(OpenFile {
+            errors: (of_file, of_fs),
             path,
             object,
             flags: AtomicU32::new(flags),
@@ -346,7 +354,7 @@ impl OpenFile {
         let at = (self.flags() & linux::O_APPEND == 0).then_some(offset);
         let done = inode.write_at(at, source)?;
         if self.flags() & linux::O_DSYNC != 0 {
-            inode.fsync(self.flags() & linux::O_SYNC != linux::O_SYNC)?;
+            self.told(inode.fsync(self.flags() & linux::O_SYNC != linux::O_SYNC))?;
         }
         Ok(done)
     }
@@ -439,9 +447,32 @@ impl OpenFile {
         }
         match (&self.object, self.inode()) {
             (Some(o), _) => o.fsync(),
-            (None, Some(i)) => i.fsync(data_only),
+            (None, Some(i)) => self.told(i.fsync(data_only)),
             (None, None) => Err(Errno::EINVAL),
         }
+    }
+
+    /// `result`, or the write error of the file that this description has not been told yet. Tells it, in any case.
+    fn told(&self, result: Result<()>) -> Result<()> {
+        let errors = self.inode().and_then(|i| i.write_errors());
+        let earlier = errors.map_or(Ok(()), |e| e.check_and_advance(&self.errors.0));
+        result.and(earlier)
+    }
+
+    /// `syncfs(2)`: writes the file system back that the file is in, and reports, once, write errors of any of its files.
+    pub fn sync_fs(&self) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let fs = &path.mount.sb.fs;
+        let result = fs.sync();
+        let earlier = fs.write_errors().map_or(Ok(()), |e| e.check_and_advance(&self.errors.1));
+        result.and(earlier)
+    }
+
+    /// `sync_file_range(2)`; see [`Inode::sync_range`].
+    pub fn sync_range(&self, range: Range<u64>, steps: (bool, bool, bool)) -> Result<()> {
+        let inode = self.inode().ok_or(Errno::ESPIPE)?;
+        let result = inode.sync_range(range, steps);
+        if steps.0 || steps.2 { self.told(result) } else { result }
     }
 
     /// `ftruncate(2)`.
@@ -538,7 +569,7 @@ impl Mappable for OpenFile {
     }
 
     fn sync(&self, first: u64, count: u64) -> Result<()> {
-        self.inode().map_or(Ok(()), |i| i.sync(first, count))
+        self.inode().map_or(Ok(()), |i| self.told(i.sync(first, count)))
     }
 
     fn len(&self) -> u64 {

@@ -9,12 +9,14 @@
 //! [`Mappable::page_for`], which therefore takes no lock that `read_at` and `write_at` hold over a copy.
 
 use crate::attr::{Attr, Meta, NewInode, SetAttr, Statfs};
+use crate::errseq::ErrSeq;
 use crate::file::{File, OpenFile};
 use crate::mount::Path;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::ops::Range;
 use platform::{Page, ReadSink, WriteSource};
 
 /// Something whose pages can be mapped: a file's content, shared anonymous memory. The calls may sleep; they come with an
@@ -63,6 +65,21 @@ pub trait Mappable: Send + Sync {
     fn name(&self) -> Vec<u8> {
         Vec::new()
     }
+}
+
+/// How a part of a file will be used (`posix_fadvise(2)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// No advice.
+    Normal,
+    /// Read in order.
+    Sequential,
+    /// Read here and there.
+    Random,
+    /// Needed soon.
+    WillNeed,
+    /// Not needed soon.
+    DontNeed,
 }
 
 /// Flags of `renameat2`.
@@ -198,9 +215,28 @@ pub trait Inode: Mappable + Any + Send + Sync {
         Ok(if hole { size } else { offset })
     }
 
-    /// Makes the content (with `data_only`, not all attributes) durable; reports earlier write errors.
+    /// Makes the content (with `data_only`, not all attributes) durable. Errors are this call's own; those of write-back are in
+    /// [`Inode::write_errors`], where the open file looks afterwards.
     fn fsync(&self, data_only: bool) -> Result<()> {
         let _ = data_only;
+        Ok(())
+    }
+
+    /// Where errors of writing the content back are recorded; `None` where nothing is written back.
+    fn write_errors(&self) -> Option<&ErrSeq> {
+        None
+    }
+
+    /// `sync_file_range(2)` for the bytes `range`: waits for writes in progress (`steps.0`), starts writing what is dirty
+    /// (`steps.1`), waits for that (`steps.2`). Durable it is only where the medium has no cache.
+    fn sync_range(&self, range: Range<u64>, steps: (bool, bool, bool)) -> Result<()> {
+        let _ = (range, steps);
+        Ok(())
+    }
+
+    /// `posix_fadvise(2)` and `readahead(2)` for the bytes `range`.
+    fn advise(&self, range: Range<u64>, advice: Advice) -> Result<()> {
+        let _ = (range, advice);
         Ok(())
     }
 
@@ -255,6 +291,11 @@ pub trait FileSystem: Send + Sync {
     /// Writes everything back.
     fn sync(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Where write-back errors of all its files are recorded, for `syncfs`.
+    fn write_errors(&self) -> Option<&ErrSeq> {
+        None
     }
 
     /// Whether names may be cached. Not where they come and go by themselves (`/proc`).

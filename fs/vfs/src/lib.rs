@@ -49,7 +49,7 @@ pub use dentry::Dentry;
 pub use errseq::{ErrCursor, ErrSeq};
 pub use file::{File, Io, Mapping, OpenFile, PollEvents, Poller};
 pub use fsctx::FsContext;
-pub use inode::{DirEntry, FileSystem, Inode, Link, Mappable, RenameFlags};
+pub use inode::{Advice, DirEntry, FileSystem, Inode, Link, Mappable, RenameFlags};
 pub use mount::{Mount, MountFlags, Path, Superblock};
 pub use open::{OpenHow, SpecialFiles, set_special_files};
 pub use perm::Cred;

@@ -170,6 +170,11 @@ fn refill(cache: &mut Cache, whom: For) -> bool {
         cache.frames[cache.len] = frame;
         cache.len += 1;
     }
+    let low = buddy.free_frames() < super::reclaim::low_mark();
+    drop(buddy);
+    if low {
+        super::reclaim::wake();
+    }
     cache.len > 0
 }
 

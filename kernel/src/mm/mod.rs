@@ -28,6 +28,7 @@ pub mod map;
 pub mod membarrier;
 pub mod object;
 pub mod oom;
+pub mod reclaim;
 pub mod space;
 pub mod stack;
 pub mod tlb;

@@ -51,7 +51,6 @@ pub fn register_processes(processes: Processes) {
 
 /// Registers a shrinker: asked for a number of pages, it frees what it can and says how many. It may be called while the
 /// caller holds page-cache locks, so it must only try to take its own. May be called in any thread context.
-#[allow(dead_code)] // the page cache will
 pub fn register_shrinker(shrink: Shrinker) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let at = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -66,6 +66,7 @@ const SYS_RANDOM: &[Entry] = &[
 
 const SYS_VM: &[Entry] = &[
     ("overcommit_memory", Regular, || Node { kind: Kind::File(Arc::new(Overcommit)), mode: 0o644, owner: (0, 0) }),
+    ("drop_caches", Regular, || Node { kind: Kind::File(Arc::new(DropCaches)), mode: 0o200, owner: (0, 0) }),
     ("max_map_count", Regular, || Node::text(|o| line(o, format!("{}", crate::mm::map::MAX_AREAS).as_bytes()))),
 ];
 
@@ -88,6 +89,25 @@ impl Text for Overcommit {
             _ => return Err(Errno::EINVAL),
         };
         crate::mm::map::OVERCOMMIT.store(mode, core::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+struct DropCaches;
+
+impl Text for DropCaches {
+    fn read(&self, _: &mut Vec<u8>) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+
+    fn write(&self, text: &[u8]) -> Result<()> {
+        let what = match text.trim_ascii() {
+            b"1" => 1,
+            b"2" => 2,
+            b"3" => 3,
+            _ => return Err(Errno::EINVAL),
+        };
+        crate::mm::reclaim::drop_caches(what);
         Ok(())
     }
 }
@@ -170,18 +190,26 @@ fn loadavg(out: &mut Vec<u8>) -> Result<()> {
 
 fn meminfo(out: &mut Vec<u8>) -> Result<()> {
     let m = crate::mm::info();
+    let cache = crate::mm::reclaim::page_cache().stats();
     let kb = |frames: usize| frames * 4;
-    let rows: [(&str, usize); 16] = [
+    // What the cache would give, less what is kept free at any rate.
+    let clean = cache.cached.saturating_sub(cache.dirty + cache.writeback);
+    let available = (m.free + clean).saturating_sub(crate::mm::reclaim::low_mark());
+    let rows: [(&str, usize); 20] = [
         ("MemTotal", kb(m.total)),
         ("MemFree", kb(m.free)),
-        ("MemAvailable", kb(m.free)),
+        ("MemAvailable", kb(available)),
         ("Buffers", 0),
-        ("Cached", 0),
+        ("Cached", kb(cache.cached)),
         ("SwapCached", 0),
-        ("Active", 0),
-        ("Inactive", 0),
+        ("Active", kb(cache.active)),
+        ("Inactive", kb(cache.inactive)),
+        ("Active(file)", kb(cache.active)),
+        ("Inactive(file)", kb(cache.inactive)),
         ("SwapTotal", 0),
         ("SwapFree", 0),
+        ("Dirty", kb(cache.dirty)),
+        ("Writeback", kb(cache.writeback)),
         ("Slab", kb(m.slab)),
         ("SReclaimable", 0),
         ("KernelStack", kb(m.stacks)),

@@ -8,7 +8,7 @@ use abi::{Errno, Result, linux};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use platform::{SliceSink, SliceSource};
-use vfs::{FileType, MAX_OFFSET, OpenFile};
+use vfs::{Advice, FileType, MAX_OFFSET, OpenFile};
 
 /// An offset argument; negative ones: `EINVAL`.
 fn offset(o: i64) -> Result<u64> {
@@ -157,47 +157,58 @@ pub fn fdatasync(fd: i32) -> SysResult {
 
 /// `syncfs(2)`
 pub fn syncfs(fd: i32) -> SysResult {
-    let f = io(fd)?;
-    if let Some(p) = f.path() {
-        p.mount.sb.fs.sync()?;
-    }
-    Ok(0)
+    io(fd)?.sync_fs().map(|()| 0)
 }
 
-/// `sync_file_range(2)`: writes more than it was asked to, which it may.
+/// `sync_file_range(2)`
 pub fn sync_file_range(fd: i32, at: i64, len: i64, flags: u32) -> SysResult {
     if flags & !7 != 0 || at < 0 || len < 0 {
         return Err(Errno::EINVAL);
     }
     let f = io(fd)?;
     match f.inode().map(|i| i.meta().kind) {
-        Some(FileType::Regular | FileType::Block | FileType::Dir) => f.fsync(true).map(|()| 0),
+        Some(FileType::Regular | FileType::Block | FileType::Dir) => {
+            let end = if len == 0 { u64::MAX } else { at as u64 + len as u64 };
+            f.sync_range(at as u64..end, (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0)).map(|()| 0)
+        }
         _ => Err(Errno::ESPIPE),
     }
 }
 
-/// `readahead(2)`: advice that nothing needs yet.
-pub fn readahead(fd: i32, at: i64, _count: usize) -> SysResult {
+/// `readahead(2)`
+pub fn readahead(fd: i32, at: i64, count: usize) -> SysResult {
     let f = io(fd)?;
     if !f.readable() {
         return Err(Errno::EBADF);
     }
-    offset(at)?;
-    match f.inode().map(|i| i.meta().kind) {
-        Some(FileType::Regular) => Ok(0),
+    let at = offset(at)?;
+    match f.inode() {
+        Some(i) if i.meta().kind == FileType::Regular => {
+            i.advise(at..at.saturating_add(count as u64), Advice::WillNeed).map(|()| 0)
+        }
         _ => Err(Errno::EINVAL),
     }
 }
 
-/// `posix_fadvise(2)`: checked, and taken as advice.
-pub fn fadvise64(fd: i32, _at: i64, len: i64, advice: u32) -> SysResult {
+/// `posix_fadvise(2)`: advice, so that only what is wrong in itself is an error.
+pub fn fadvise64(fd: i32, at: i64, len: i64, advice: u32) -> SysResult {
     let f = io(fd)?;
-    if f.inode().is_none() {
-        return Err(Errno::ESPIPE);
-    }
-    if len < 0 || advice > 5 {
+    let inode = f.inode().ok_or(Errno::ESPIPE)?;
+    if len < 0 {
         return Err(Errno::EINVAL);
     }
+    let advice = match advice {
+        0 => Advice::Normal,
+        1 => Advice::Random,
+        2 => Advice::Sequential,
+        3 => Advice::WillNeed,
+        4 => Advice::DontNeed,
+        5 => return Ok(0),
+        _ => return Err(Errno::EINVAL),
+    };
+    let start = at.max(0) as u64;
+    let end = if len == 0 { u64::MAX } else { at.saturating_add(len).max(0) as u64 };
+    let _ = inode.advise(start..end, advice);
     Ok(0)
 }
 

@@ -1,0 +1,136 @@
+//! The machine's page cache, and memory got back from it.
+//!
+//! Free frames have three marks. Below *low* (noticed when a CPU refills its cache of frames) the reclaim thread wakes and
+//! frees pages until *high* are free; it may take pages out of mappings, as it holds no lock. Below the reserve, user memory
+//! is not handed out any more: the allocating thread then frees clean, unmapped pages itself, as it may hold an address
+//! space's lock, or waits for the reclaim thread and for write-back. Only when neither gets anywhere the OOM killer is asked.
+//!
+//! Two write-back threads serve all file systems, so that a slow one does not hold up the others at once.
+
+use super::frames;
+use crate::sched;
+use crate::task::Thread;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use pagecache::{Limits, PageCache, Shrink};
+use platform::ParkOptions;
+use sync::{Once, WaitQueue};
+
+static CACHE: Once<Arc<PageCache>> = Once::new();
+static KSWAPD: WaitQueue = WaitQueue::new();
+/// Who waits for the reclaim thread.
+static ROUND: WaitQueue = WaitQueue::new();
+static WANTED: AtomicBool = AtomicBool::new(false);
+static ROUNDS: AtomicU64 = AtomicU64::new(0);
+/// Whether the last round of the reclaim thread freed anything.
+static PROGRESS: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+const FLUSHERS: usize = 2;
+/// Directory entries keep inodes, and these their pages' indices: each round lets some go.
+const PRUNE_EVERY: u64 = 16;
+
+/// The page cache.
+pub fn page_cache() -> &'static Arc<PageCache> {
+    loop {
+        if let Some(c) = CACHE.get() {
+            return c;
+        }
+        let _ = CACHE.set(PageCache::new(Limits::for_memory(frames::total())));
+    }
+}
+
+/// Below this the reclaim thread works.
+pub fn low_mark() -> usize {
+    frames::reserve() * 3 / 2 + 64
+}
+
+fn high_mark() -> usize {
+    frames::reserve() * 2 + 128
+}
+
+/// Starts the threads; once, before the first file system is mounted.
+pub fn init() {
+    let _ = page_cache();
+    super::oom::register_shrinker(direct);
+    start("kswapd", kswapd);
+    for _ in 0..FLUSHERS {
+        start("flush", flush);
+    }
+}
+
+fn start(name: &str, entry: extern "C" fn(usize)) {
+    let started = Thread::new_kernel(name, entry, 0).map(sched::spawn);
+    if !matches!(started, Some(Ok(()))) {
+        crate::error!("no memory for the thread {name}");
+    }
+}
+
+extern "C" fn flush(_: usize) {
+    page_cache().flush_until(&NEVER);
+    sched::exit_current()
+}
+
+/// Asks the reclaim thread to work. Context: any.
+pub fn wake() {
+    if !WANTED.swap(true, Ordering::AcqRel) {
+        KSWAPD.wake();
+    }
+}
+
+extern "C" fn kswapd(_: usize) {
+    loop {
+        let wanted = || WANTED.swap(false, Ordering::AcqRel).then_some(());
+        let _ = KSWAPD.wait_until(ParkOptions::default(), wanted);
+        let mut got = false;
+        // Bounded: what cannot be freed now will be asked for again.
+        for _ in 0..64 {
+            let free = frames::free_count();
+            if free >= high_mark() {
+                got = true;
+                break;
+            }
+            let freed = page_cache().shrink(Shrink { target: high_mark() - free, unmap: true, all: false });
+            got |= freed > 0;
+            if freed == 0 {
+                let before = frames::free_count();
+                if ROUNDS.load(Ordering::Relaxed).is_multiple_of(PRUNE_EVERY) {
+                    vfs::prune_dentries();
+                }
+                got |= frames::free_count() > before;
+                if page_cache().unwritten_bytes() == 0 || !page_cache().wait_progress(100_000_000) {
+                    break;
+                }
+                got = true;
+            }
+        }
+        PROGRESS.store(got, Ordering::Relaxed);
+        ROUNDS.fetch_add(1, Ordering::Release);
+        ROUND.wake_all();
+    }
+}
+
+/// The shrinker for whoever runs out of memory, whatever locks it holds.
+fn direct(target: usize) -> usize {
+    let cache = page_cache();
+    let freed = cache.shrink(Shrink { target, unmap: false, all: false });
+    if freed > 0 || !platform::may_sleep() {
+        return freed;
+    }
+    let before = ROUNDS.load(Ordering::Acquire);
+    wake();
+    let options = ParkOptions { interruptible: false, deadline_ns: Some(platform::monotonic_ns() + 200_000_000) };
+    let done = || (ROUNDS.load(Ordering::Acquire) > before).then_some(());
+    let _ = ROUND.wait_until(options, done);
+    usize::from(PROGRESS.load(Ordering::Relaxed))
+}
+
+/// `/proc/sys/vm/drop_caches`: 1 drops clean pages, 2 unused directory entries and inodes, 3 both.
+pub fn drop_caches(what: u32) {
+    if what & 2 != 0 {
+        vfs::prune_dentries();
+    }
+    if what & 1 != 0 {
+        page_cache().shrink(Shrink { target: usize::MAX, unmap: true, all: true });
+    }
+}
