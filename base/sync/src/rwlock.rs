@@ -46,8 +46,21 @@ impl<T: ?Sized> RwLock<T> {
     #[inline]
     #[track_caller]
     pub fn read(&self) -> RwReadGuard<'_, T> {
+        self.read_checked(false)
+    }
+
+    /// As `read`, where a lock of the same class is already held in an order that the caller keeps.
+    #[inline]
+    #[track_caller]
+    pub fn read_nested(&self) -> RwReadGuard<'_, T> {
+        self.read_checked(true)
+    }
+
+    #[inline]
+    #[track_caller]
+    fn read_checked(&self, nested: bool) -> RwReadGuard<'_, T> {
         debug_assert!(platform::may_sleep(), "sleeping lock {} in atomic context", self.class.name);
-        order::acquire(self.class, false);
+        order::acquire(self.class, nested);
         if !self.try_read_raw() {
             self.wait(|| self.try_read_raw());
         }
