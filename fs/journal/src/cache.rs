@@ -181,12 +181,13 @@ impl BufferCache {
             }
             for (buffer, content) in &mut locked {
                 let i = (buffer.block() - wanted[0]) as usize * self.block_size;
-                if !buffer.is_uptodate() && content.make_unique().is_ok() {
-                    if let Some(data) = Arc::get_mut(&mut content.data) {
-                        data.copy_from_slice(&bytes[i..i + self.block_size]);
-                        self.reads.fetch_add(1, Ordering::Relaxed);
-                        buffer.set_uptodate(true);
-                    }
+                if !buffer.is_uptodate()
+                    && content.make_unique().is_ok()
+                    && let Some(data) = Arc::get_mut(&mut content.data)
+                {
+                    data.copy_from_slice(&bytes[i..i + self.block_size]);
+                    self.reads.fetch_add(1, Ordering::Relaxed);
+                    buffer.set_uptodate(true);
                 }
             }
         }

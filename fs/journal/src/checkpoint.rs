@@ -59,15 +59,7 @@ impl Log {
 
 impl LogInner {
     pub fn new(sb: Superblock, head: u32, sequence: u32) -> Self {
-        LogInner {
-            sb,
-            head,
-            sequence,
-            used: 0,
-            logged: VecDeque::new(),
-            pending: BTreeMap::new(),
-            closed: false,
-        }
+        LogInner { sb, head, sequence, used: 0, logged: VecDeque::new(), pending: BTreeMap::new(), closed: false }
     }
 
     /// A transaction of `blocks` blocks has been written; `head` is the block behind it.
@@ -172,8 +164,7 @@ impl Journal {
         }
         block::flush(device)?;
         let keep = inner.logged.iter().position(|t| t.pending > 0).unwrap_or(inner.logged.len());
-        let (sequence, start) =
-            inner.logged.get(keep).map_or((inner.sequence, inner.head), |t| (t.sequence, t.start));
+        let (sequence, start) = inner.logged.get(keep).map_or((inner.sequence, inner.head), |t| (t.sequence, t.start));
         inner.sb.set_tail(sequence, start);
         write_superblock(device, log.layout.block_size, &log.map, &mut inner.sb)?;
         inner.logged.drain(..keep);

@@ -44,7 +44,8 @@ impl Journal {
         };
         let drained = || (self.state.lock().updates == 0).then_some(());
         while self.drained.wait_until(ParkOptions::default(), drained).is_err() {}
-        let frozen = freeze(take(&mut *transaction.lists.lock()));
+        let lists = take(&mut *transaction.lists.lock());
+        let frozen = freeze(lists);
         {
             let mut s = self.state.lock();
             s.running = None;

@@ -261,9 +261,11 @@ impl Layout {
             return None;
         }
         let records = b.get(HEADER + 4..used)?;
-        Some(records.chunks_exact(self.revoke_size()).map(|r| {
-            if r.len() == 8 { get64(r, 0) } else { u64::from(get32(r, 0)) }
-        }))
+        Some(
+            records
+                .chunks_exact(self.revoke_size())
+                .map(|r| if r.len() == 8 { get64(r, 0) } else { u64::from(get32(r, 0)) }),
+        )
     }
 
     fn put_tail(&self, b: &mut [u8]) {
@@ -347,7 +349,13 @@ mod tests {
     fn tags_come_back() {
         for l in layouts() {
             let n = l.tags_per_block();
-            let mask = if l.checksums == Checksums::V2 { 0xffff } else if l.checksums == Checksums::V3 { !0 } else { 0 };
+            let mask = if l.checksums == Checksums::V2 {
+                0xffff
+            } else if l.checksums == Checksums::V3 {
+                !0
+            } else {
+                0
+            };
             let tags: Vec<Tag> = (0..n as u64)
                 .map(|i| Tag {
                     block: i * 977 + if l.wide { i << 33 } else { 0 },

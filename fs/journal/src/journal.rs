@@ -240,9 +240,7 @@ impl Journal {
 
     /// How many revoke records a transaction may have before it is committed: an eighth of the log.
     fn revoke_room(&self) -> usize {
-        self.log.as_ref().map_or(usize::MAX, |l| {
-            ((l.len - l.first) as usize / 8).max(1) * l.layout.revokes_per_block()
-        })
+        self.log.as_ref().map_or(usize::MAX, |l| ((l.len - l.first) as usize / 8).max(1) * l.layout.revokes_per_block())
     }
 
     /// Whether the journal was aborted, and by what.

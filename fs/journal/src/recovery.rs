@@ -303,12 +303,7 @@ pub(crate) fn write_superblock(
 
 /// Recovers the file system on `device` if its journal, which `map` locates, is not empty, and marks the journal empty.
 /// May sleep. Where it is refused, nothing was changed. Running it again after it was cut short is sound.
-pub fn recover(
-    device: &dyn BlockDevice,
-    block_size: usize,
-    map: &Map,
-    uuid: &[u8; 16],
-) -> Result<Report, Refusal> {
+pub fn recover(device: &dyn BlockDevice, block_size: usize, map: &Map, uuid: &[u8; 16]) -> Result<Report, Refusal> {
     let mut sb = read_superblock(device, block_size, map, uuid)?;
     let mut report = Report { errno: sb.errno(), ..Report::default() };
     if sb.start() == 0 {
@@ -338,12 +333,7 @@ pub fn recover(
 }
 
 /// All blocks that recovery would write, for tests and tools. Changes nothing.
-pub fn pending(
-    device: &dyn BlockDevice,
-    block_size: usize,
-    map: &Map,
-    uuid: &[u8; 16],
-) -> Result<Vec<u64>, Refusal> {
+pub fn pending(device: &dyn BlockDevice, block_size: usize, map: &Map, uuid: &[u8; 16]) -> Result<Vec<u64>, Refusal> {
     let sb = read_superblock(device, block_size, map, uuid)?;
     if sb.start() == 0 {
         return Ok(Vec::new());
