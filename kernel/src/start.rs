@@ -97,6 +97,7 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
     info!("{online} of {} CPUs online", percpu::listed());
     arch::irq_enable();
     check_identities();
+    crate::drivers::virtio::probe();
     sched::selftest();
     crate::mm::reclaim::init();
     crate::task::start_init()

@@ -91,7 +91,7 @@ fn transfer_pages(device: &dyn BlockDevice, op: Op, offset: u64, pages: &[Page])
     batch.wait()
 }
 
-fn submit(device: &dyn BlockDevice, op: Op, sector: u64, segments: Segments, batch: &Arc<Batch>) {
+pub(crate) fn submit(device: &dyn BlockDevice, op: Op, sector: u64, segments: Segments, batch: &Arc<Batch>) {
     device.submit(match op {
         Op::Write { fua } => Request::write(sector, segments, fua, batch.add(), 0),
         _ => Request::read(sector, segments, batch.add(), 0),
@@ -99,23 +99,24 @@ fn submit(device: &dyn BlockDevice, op: Op, sector: u64, segments: Segments, bat
 }
 
 /// At most this many bytes go through bounce pages at once.
-const BOUNCE_BYTES: usize = 256 * 1024;
+pub(crate) const BOUNCE_BYTES: usize = 1024 * 1024;
 
 /// The blocks that hold `len` bytes at `offset`: their first byte, and how many bytes (both whole blocks).
-fn cover(device: &dyn BlockDevice, offset: u64, len: usize) -> (u64, usize) {
+pub(crate) fn cover(device: &dyn BlockDevice, offset: u64, len: usize) -> (u64, usize) {
     let block = u64::from(device.geometry().logical_block).max(SECTOR_SIZE as u64);
     let first = offset / block * block;
     let end = (offset + len as u64).div_ceil(block) * block;
     (first, (end - first) as usize)
 }
 
-/// Pages for `bytes` bytes, as segments.
-fn bounce(bytes: usize) -> Result<Segments> {
+/// Pages for `bytes` bytes, as segments. Their content is undefined: they are filled, by the device or the caller, before
+/// anyone sees them.
+pub(crate) fn bounce(bytes: usize) -> Result<Segments> {
     let mut segments = Segments::new();
     let mut left = bytes;
     while left > 0 {
         let len = left.min(PAGE_SIZE);
-        segments.push(Segment { page: Page::zeroed().ok_or(Errno::ENOMEM)?, offset: 0, len: len as u32 });
+        segments.push(Segment { page: Page::uninit().ok_or(Errno::ENOMEM)?, offset: 0, len: len as u32 });
         left -= len;
     }
     Ok(segments)

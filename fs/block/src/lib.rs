@@ -28,6 +28,7 @@ mod queue;
 mod request;
 mod split;
 mod stats;
+mod stream;
 #[cfg(not(target_os = "none"))]
 pub mod testing;
 
@@ -37,6 +38,7 @@ pub use memdisk::MemDisk;
 pub use queue::{Hardware, QUEUE_CLASS, Queue, Refused, Transfer};
 pub use request::{Complete, Op, Priority, Request, Segment, Segments};
 pub use stats::{Kind, Stats, StatsSnapshot};
+pub use stream::{read_to, write_from};
 
 /// log2 of [`SECTOR_SIZE`].
 pub const SECTOR_SHIFT: u32 = 9;

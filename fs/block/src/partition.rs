@@ -212,6 +212,7 @@ fn crc32(data: &[u8]) -> u32 {
 pub struct Partition {
     disk: Arc<dyn BlockDevice>,
     name: String,
+    number: u32,
     start: u64,
     sectors: u64,
     stats: Stats,
@@ -222,7 +223,12 @@ impl Partition {
     pub fn new(disk: Arc<dyn BlockDevice>, entry: &Entry) -> Self {
         let separator = if disk.name().ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
         let name = format!("{}{separator}{}", disk.name(), entry.number);
-        Partition { disk, name, start: entry.start, sectors: entry.sectors, stats: Stats::new() }
+        Partition { disk, name, number: entry.number, start: entry.start, sectors: entry.sectors, stats: Stats::new() }
+    }
+
+    /// Its number in the table, from 1.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Its first sector on the disk.

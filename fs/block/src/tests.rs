@@ -96,3 +96,53 @@ fn faults_are_injected_where_asked() {
     assert_eq!(batch.wait(), Err(Errno::EIO));
     assert_eq!(read_at(&disk, 0, &mut [0]), Err(Errno::EIO));
 }
+
+/// Gives `left` bytes of 9 and then faults.
+struct Faulting {
+    left: usize,
+    promised: usize,
+}
+
+impl platform::WriteSource for Faulting {
+    fn remaining(&self) -> usize {
+        self.promised
+    }
+    fn get(&mut self, dst: platform::SharedBytesMut<'_>) -> Result<usize, platform::bytes::Fault> {
+        let n = dst.len().min(self.left);
+        if n == 0 {
+            return Err(platform::bytes::Fault);
+        }
+        let mut dst = dst;
+        let data = vec![9; n];
+        dst.copy_from(platform::SharedBytes::from(&data[..]));
+        self.left -= n;
+        self.promised -= n;
+        Ok(n)
+    }
+}
+
+#[test]
+fn streams_end_where_the_device_does() {
+    use platform::{SliceSink, SliceSource};
+    let disk = MemDisk::new("t", 16);
+    assert_eq!(write_from(&disk, 8000, &mut SliceSource::new(&[5; 500]), false), Ok(192));
+    assert_eq!(write_from(&disk, 8192, &mut SliceSource::new(&[5; 500]), false), Err(Errno::ENOSPC));
+    let mut buf = [0; 300];
+    assert_eq!(read_to(&disk, 7990, &mut SliceSink::new(&mut buf)), Ok(202));
+    assert_eq!((buf[9], buf[10], buf[201], buf[202]), (0, 5, 5, 0));
+    assert_eq!(read_to(&disk, 9000, &mut SliceSink::new(&mut buf)), Ok(0));
+}
+
+#[test]
+fn a_source_that_faults_writes_only_what_it_gave() {
+    for (offset, left, expected) in [(0, 1500, 1024), (100, 1500, 1500), (0, 100, 0), (512, 512, 512)] {
+        let disk = MemDisk::new("t", 64);
+        write_at(&disk, 0, &[1; 8192]).unwrap();
+        let done = write_from(&disk, offset, &mut Faulting { left, promised: 8192 }, false);
+        assert_eq!(done, if expected == 0 { Err(Errno::EFAULT) } else { Ok(expected) });
+        let image = disk.to_image();
+        let nines: usize = image.iter().map(|b| usize::from(*b == 9)).sum();
+        assert_eq!(nines, expected);
+        assert!(image[..8192].iter().all(|b| *b != 0));
+    }
+}

@@ -1,4 +1,6 @@
 //! Device drivers.
 
+pub mod disk;
 pub mod pl011;
 pub mod pl031;
+pub mod virtio;

@@ -18,11 +18,13 @@ pub const fn makedev(major: u64, minor: u64) -> u64 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
 }
 
-const fn major(dev: u64) -> u64 {
+/// The major part of a device number.
+pub const fn major(dev: u64) -> u64 {
     (dev >> 8) & 0xfff
 }
 
-const fn minor(dev: u64) -> u64 {
+/// The minor part of a device number.
+pub const fn minor(dev: u64) -> u64 {
     (dev & 0xff) | (dev >> 12) & 0xfff00
 }
 
@@ -59,6 +61,7 @@ impl SpecialFiles for Devices {
     fn open(&self, path: &Path, kind: FileType, rdev: u64, flags: u32) -> Result<Arc<dyn File>> {
         match kind {
             FileType::Char => open_char(rdev, flags),
+            FileType::Block => super::blockdev::open(rdev, flags),
             FileType::Fifo => super::open_fifo(path, flags),
             _ => Err(Errno::ENXIO),
         }

@@ -7,8 +7,9 @@
 //! What fails says why on the console and is an error for the caller, who stops the boot: no image, an image that is none,
 //! one that ends early, one that does not fit.
 
-use super::devfs::{DEVICES, NODES};
+use super::devfs::{DEVICES, NODES, makedev};
 use super::synth;
+use crate::drivers::disk;
 use abi::{Errno, Result, Timespec};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -34,6 +35,7 @@ pub fn init_root() -> Result<Arc<FsContext>> {
     let fs = Arc::new(FsContext::new(root));
     fs.set_umask(0);
     unpack_initrd(&fs)?;
+    disk::scan();
     mount_dev(&fs)?;
     fs.set_umask(0o022);
     Ok(fs)
@@ -214,6 +216,10 @@ fn mount_dev(fs: &FsContext) -> Result<()> {
     for &(name, mode, rdev) in NODES {
         let path = [b"/dev/", name.as_bytes()].concat();
         namei::mknod(fs, cred, At::Cwd, &path, 0o020_000 | mode, rdev)?;
+    }
+    for node in disk::all() {
+        let path = [b"/dev/", node.device.name().as_bytes()].concat();
+        namei::mknod(fs, cred, At::Cwd, &path, 0o060_660, makedev(disk::MAJOR, node.minor.into()))?;
     }
     for (name, text) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
         namei::symlink(fs, cred, text.as_bytes(), At::Cwd, &[b"/dev/", name.as_bytes()].concat())?;

@@ -15,6 +15,7 @@ use vfs::FileType::Regular;
 pub(super) const ENTRIES: &[Entry] = &[
     ("counters", Regular, || Node::text(counters)),
     ("cpus", Regular, || Node::text(cpus)),
+    ("disks", Regular, || Node::text(super::disks::berth)),
     ("memory", Regular, || Node::text(memory)),
     ("pagetables", Regular, || Node::text(pagetables)),
     ("trace", Regular, || Node { kind: Kind::File(Arc::new(Trace)), mode: 0o600, owner: (0, 0) }),

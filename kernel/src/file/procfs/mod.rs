@@ -5,6 +5,7 @@
 //! Berth's own tests and tools read: per-CPU counters, frames, CPU identities, the verdict on page tables.
 
 mod berth;
+mod disks;
 mod process;
 mod system;
 

@@ -1,7 +1,7 @@
 //! The files of `/proc` that are about the machine.
 
 use super::super::synth::{Kind, Node, Text};
-use super::{Entry, Fixed, berth};
+use super::{Entry, Fixed, berth, disks};
 use crate::arch::percpu;
 use crate::arch::time::now_ns;
 use abi::{Errno, Result};
@@ -32,10 +32,13 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("berth", Dir, || Node::dir(Arc::new(Fixed(berth::ENTRIES)))),
     ("cmdline", Regular, || Node::text(cmdline)),
     ("cpuinfo", Regular, || Node::text(cpuinfo)),
+    ("devices", Regular, || Node::text(disks::devices)),
+    ("diskstats", Regular, || Node::text(disks::diskstats)),
     ("filesystems", Regular, || Node::text(filesystems)),
     ("loadavg", Regular, || Node::text(loadavg)),
     ("meminfo", Regular, || Node::text(meminfo)),
     ("mounts", Symlink, || Node::link(|| Ok(b"self/mounts".to_vec()))),
+    ("partitions", Regular, || Node::text(disks::partitions)),
     ("stat", Regular, || Node::text(stat)),
     ("sys", Dir, || Node::dir(Arc::new(Fixed(SYS)))),
     ("uptime", Regular, || Node::text(uptime)),
