@@ -38,7 +38,6 @@ pub mod vmap;
 pub mod wx;
 
 use crate::arch::mmu::LINEAR_BASE;
-use crate::arch::percpu;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use mm_core::table::{PhysMem, Table};
@@ -106,18 +105,6 @@ pub fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
     frames::init(ram, reserved);
     asid::init();
     vdso::init();
-    // Where a CPU reports that its stack ran over.
-    for cpu in 0..percpu::listed() {
-        if let Some(stack) = KernelStack::new() {
-            percpu::of(cpu).emergency_stack.store(stack.top(), core::sync::atomic::Ordering::Relaxed);
-            core::mem::forget(stack);
-        }
-    }
-}
-
-/// Hands out a range that was reserved at boot and is no longer needed (the initial RAM disk, unpacked). Whole pages only.
-pub fn release(range: Range<u64>) {
-    frames::release(range);
 }
 
 /// What `/proc/meminfo` and `sysinfo` report, in frames.
