@@ -3,13 +3,13 @@
 use crate::Shared;
 use crate::data::Data;
 use crate::dir::Dir;
-use abi::{Errno, Result, Timespec};
+use abi::{Errno, Result, Timespec, linux};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use platform::{PAGE_SIZE, Page, ReadSink, WriteSource};
 use sync::{LockClass, Mutex, SpinLock, rank};
 use vfs::{Attr, DirEntry, FileType, Inode, Mappable, Meta, NewInode, NewKind, RenameFlags, SetAttr, SetTime};
@@ -49,6 +49,8 @@ pub struct TmpInode {
     xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// For O_TMPFILE: it may get its first name later.
     linkable: bool,
+    /// It was mapped at some time, so pages that it loses may have to be taken out of mappings.
+    mapped: AtomicBool,
 }
 
 impl TmpInode {
@@ -76,6 +78,7 @@ impl TmpInode {
             body,
             xattrs: Mutex::new(&XATTRS, BTreeMap::new()),
             linkable: unnamed,
+            mapped: AtomicBool::new(false),
         }))
     }
 
@@ -160,8 +163,20 @@ impl Drop for TmpInode {
     }
 }
 
+impl TmpInode {
+    /// Takes pages that are no longer the file's out of mappings.
+    fn unmap(&self, first: u64, end: u64) {
+        if first < end && self.mapped.load(Ordering::SeqCst) {
+            vfs::inode::unmap_pages((self.meta.dev, self.meta.ino), first..end);
+        }
+    }
+}
+
 impl Mappable for TmpInode {
     fn page_for(&self, index: u64, write: bool) -> Result<Page> {
+        if !self.mapped.load(Ordering::Relaxed) {
+            self.mapped.store(true, Ordering::SeqCst);
+        }
         let page = self.data()?.page_for(&self.shared, index)?;
         if write {
             self.touch();
@@ -218,6 +233,7 @@ impl Inode for TmpInode {
     fn setattr(&self, set: &SetAttr) -> Result<()> {
         if let Some(size) = set.size {
             self.data()?.truncate(&self.shared, size)?;
+            self.unmap(size.div_ceil(platform::PAGE_SIZE as u64), u64::MAX);
         }
         self.meta.apply(set);
         let now = platform::realtime_ns();
@@ -327,6 +343,10 @@ impl Inode for TmpInode {
 
     fn fallocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
         self.data()?.fallocate(&self.shared, mode, offset, len)?;
+        if mode & (linux::FALLOC_FL_PUNCH_HOLE | linux::FALLOC_FL_ZERO_RANGE) != 0 {
+            let page = platform::PAGE_SIZE as u64;
+            self.unmap(offset.div_ceil(page), (offset + len) / page);
+        }
         self.touch();
         Ok(())
     }

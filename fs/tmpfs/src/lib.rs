@@ -15,8 +15,7 @@
 //! Pages and inodes are charged to the file system before they are allocated; beyond the limit: `ENOSPC`.
 //!
 //! # What was not done
-//! Pages of a truncated file stay in mappings that already have them (they are no longer the file's, and vanish with the
-//! mapping); swapping, as there is no swap.
+//! Swapping, as there is no swap.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

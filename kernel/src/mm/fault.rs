@@ -78,6 +78,9 @@ enum Step {
 #[inline]
 pub fn user_fault(addr: u64, access: Access, frame: &TrapFrame) -> Result<(), FaultSignal> {
     let Some(space) = current() else { return Err(FaultError::NotMapped.signal(addr)) };
+    // Only the thread itself counts here.
+    let faults = &crate::sched::current().faults;
+    faults.store(faults.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     match space.fault(addr as usize, access) {
         Ok(()) => Ok(()),
         // From user mode the signal is taken first, and the access made again after; a copy must end.
@@ -273,8 +276,8 @@ impl AddressSpace {
         if !self.install(slot, page, vma, writable) {
             return Step::Retry;
         }
-        if access != Access::Write && object.tracks_dirty() {
-            self.fault_around(area, object, offset, va);
+        if access != Access::Write {
+            self.fault_around(area, object, offset, va, writable);
         }
         Step::Done
     }
@@ -298,7 +301,7 @@ impl AddressSpace {
 
     /// Maps those neighbours of a file page that are in memory, so that they cost no fault each: up to 16 pages, aligned, in
     /// the same mapping and table.
-    fn fault_around(&self, area: &Entry<Vma>, object: &dyn Mappable, offset: u64, va: usize) {
+    fn fault_around(&self, area: &Entry<Vma>, object: &dyn Mappable, offset: u64, va: usize, writable: bool) {
         const WINDOW: usize = 16 * PAGE_SIZE;
         let low = (va & !(WINDOW - 1)).max(area.start);
         let high = ((va & !(WINDOW - 1)) + WINDOW).min(area.end);
@@ -308,7 +311,7 @@ impl AddressSpace {
         object.for_cached(first, ((high - low) / PAGE_SIZE) as u64, &mut |index, page| {
             let slot = &table[at + (index - first) as usize];
             if slot.load(Ordering::Relaxed) == 0 {
-                self.install(slot, page, &area.value, false);
+                self.install(slot, page, &area.value, writable);
             }
         });
     }

@@ -68,7 +68,27 @@ impl AddressSpace {
         child.vdso.store(parent.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         child.rss.anon.store(copied.anon, Ordering::Relaxed);
         child.rss.file.store(copied.file, Ordering::Relaxed);
+        if super::space::sabotage().0 {
+            child.unshare_all();
+        }
         if copied.failed { Err(Errno::ENOMEM) } else { Ok(child) }
+    }
+}
+
+impl AddressSpace {
+    /// Copies every shared private page at once: what a fork without copy-on-write would do (sabotage for gate m2).
+    fn unshare_all(&self) {
+        let ranges: alloc::vec::Vec<Range<usize>> = {
+            let map = self.map.read();
+            let writable = |v: &Vma| v.is_private() && v.prot.contains(super::Prot::WRITE);
+            map.areas.iter().filter(|e| writable(&e.value)).map(|e| e.range()).collect()
+        };
+        for va in ranges.into_iter().flat_map(|r| r.step_by(super::PAGE_SIZE)) {
+            let present = self.table.leaf(va).is_some_and(|s| Pte(s.load(Ordering::Relaxed)).is_valid());
+            if present {
+                let _ = self.fault(va, crate::arch::trap::Access::Write);
+            }
+        }
     }
 }
 

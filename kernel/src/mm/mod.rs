@@ -105,6 +105,12 @@ pub fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
     frames::init(ram, reserved);
     asid::init();
     vdso::init();
+    object::init();
+}
+
+/// Hands out a range that was reserved at boot and is no longer needed (the initial RAM disk, unpacked). Whole pages only.
+pub fn release(range: Range<u64>) {
+    frames::release(range);
 }
 
 /// What `/proc/meminfo` and `sysinfo` report, in frames.

@@ -86,7 +86,12 @@ fn memory(out: &mut Vec<u8>) -> Result<()> {
         m.tables,
         m.stacks
     )
-    .map_err(full)
+    .map_err(full)?;
+    // Objects of the heap by size: size, in use, frames.
+    for (size, used, slabs) in crate::mm::heap::classes() {
+        writeln!(Out(out), "heap_{size} {used} {slabs}").map_err(full)?;
+    }
+    Ok(())
 }
 
 /// The walk of the live page tables: the kernel's and every process's.
