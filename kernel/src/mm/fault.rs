@@ -78,9 +78,6 @@ enum Step {
 #[inline]
 pub fn user_fault(addr: u64, access: Access, frame: &TrapFrame) -> Result<(), FaultSignal> {
     let Some(space) = current() else { return Err(FaultError::NotMapped.signal(addr)) };
-    // Only the thread itself counts here.
-    let faults = &crate::sched::current().faults;
-    faults.store(faults.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     match space.fault(addr as usize, access) {
         Ok(()) => Ok(()),
         // From user mode the signal is taken first, and the access made again after; a copy must end.

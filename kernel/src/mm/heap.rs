@@ -225,8 +225,12 @@ pub fn slab_frames() -> usize {
     SLABS.iter().map(|s| s.lock().slabs()).sum::<usize>() + LARGE_FRAMES.load(Ordering::Relaxed)
 }
 
-/// Objects handed out of each class (those in magazines count), with the class's size, for `/proc/slabinfo`.
-#[allow(dead_code)] // for diagnosis
+/// Frames held by allocations above the largest class.
+pub fn large_frames() -> usize {
+    LARGE_FRAMES.load(Ordering::Relaxed)
+}
+
+/// Objects handed out of each class (those in magazines count), with the class's size, for `/proc/berth/memory`.
 pub fn classes() -> [(usize, usize, usize); CLASSES] {
     core::array::from_fn(|c| {
         let list = SLABS[c].lock();

@@ -144,6 +144,7 @@ pub fn info() -> MemInfo {
 
 /// Gives everything that is only cached back to the buddy allocator, for exact counts.
 pub fn drain() {
+    crate::task::tree::TREE.lock().trim();
     stack::drain();
     heap::drain();
     frames::drain();

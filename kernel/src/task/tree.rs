@@ -36,7 +36,7 @@ pub const DEFAULT_PID_MAX: u32 = 32_768;
 pub const PID_MAX_LIMIT: u32 = 4 << 20;
 /// After a wrap, numbers start here: the low ones are for the first daemons.
 const RESERVED: u32 = 300;
-const CHUNK: usize = 128;
+const CHUNK: usize = 4096 / size_of::<Slot>();
 
 /// What a number stands for.
 #[derive(Default)]
@@ -175,10 +175,23 @@ impl Tree {
         }
         let chunk = &mut self.chunks[chunk];
         if chunk.is_empty() {
+            self.trim();
+        }
+        let chunk = &mut self.chunks[pid.0 as usize / CHUNK];
+        if chunk.is_empty() {
             chunk.reserve_exact(CHUNK);
             chunk.resize_with(CHUNK, Slot::default);
         }
         &mut chunk[pid.0 as usize % CHUNK]
+    }
+
+    /// Gives up chunks of which no number is in use.
+    pub fn trim(&mut self) {
+        for chunk in &mut self.chunks {
+            if chunk.iter().all(Slot::is_free) {
+                *chunk = Vec::new();
+            }
+        }
     }
 
     /// Reserves a number. `EAGAIN` if all are in use.

@@ -88,6 +88,7 @@ fn memory(out: &mut Vec<u8>) -> Result<()> {
     )
     .map_err(full)?;
     // Objects of the heap by size: size, in use, frames.
+    writeln!(Out(out), "heap_large {}", crate::mm::heap::large_frames()).map_err(full)?;
     for (size, used, slabs) in crate::mm::heap::classes() {
         writeln!(Out(out), "heap_{size} {used} {slabs}").map_err(full)?;
     }
