@@ -167,7 +167,7 @@ impl TmpInode {
     /// Takes pages that are no longer the file's out of mappings.
     fn unmap(&self, first: u64, end: u64) {
         if first < end && self.mapped.load(Ordering::SeqCst) {
-            vfs::inode::unmap_pages((self.meta.dev, self.meta.ino), first..end);
+            vfs::rmap::change((self.meta.dev, self.meta.ino), first..end, vfs::rmap::Change::Truncated);
         }
     }
 }

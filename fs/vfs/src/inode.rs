@@ -19,23 +19,6 @@ use core::any::Any;
 use core::ops::Range;
 use platform::{Page, ReadSink, WriteSource};
 
-/// Takes pages of the file with this identity (device, inode) out of all mappings.
-pub type Unmapper = fn((u64, u64), core::ops::Range<u64>);
-static UNMAPPER: sync::Once<Unmapper> = sync::Once::new();
-
-/// Registers the memory manager's part of truncation; once, at boot.
-pub fn set_unmapper(unmapper: Unmapper) {
-    let _ = UNMAPPER.set(unmapper);
-}
-
-/// Takes `pages` of a file out of all mappings, after they ceased to be the file's. May sleep; no lock of the rank of an
-/// address space or above is held.
-pub fn unmap_pages(identity: (u64, u64), pages: core::ops::Range<u64>) {
-    if let Some(unmap) = UNMAPPER.get() {
-        unmap(identity, pages);
-    }
-}
-
 /// Something whose pages can be mapped: a file's content, shared anonymous memory. The calls may sleep; they come with an
 /// address space's lock held, so they take only locks of higher rank and touch no user memory.
 pub trait Mappable: Send + Sync {

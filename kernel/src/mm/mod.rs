@@ -29,6 +29,7 @@ pub mod membarrier;
 pub mod object;
 pub mod oom;
 pub mod reclaim;
+mod rmap;
 pub mod space;
 pub mod stack;
 pub mod tlb;
@@ -105,7 +106,7 @@ pub fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
     frames::init(ram, reserved);
     asid::init();
     vdso::init();
-    object::init();
+    rmap::init();
 }
 
 /// Hands out a range that was reserved at boot and is no longer needed (the initial RAM disk, unpacked). Whole pages only.

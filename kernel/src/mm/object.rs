@@ -11,11 +11,6 @@ use platform::Page;
 use sync::{LockClass, Mutex, rank};
 pub use vfs::Mappable;
 
-/// Registers what the file layer calls when a file loses pages.
-pub(super) fn init() {
-    vfs::inode::set_unmapper(super::space::unmap_file);
-}
-
 static CLASS: LockClass = LockClass::new("shared anonymous memory", rank::PAGE_CACHE);
 
 /// Shared anonymous memory: pages made when first touched, alive while anyone maps them.

@@ -5,26 +5,21 @@
 //! CPUs still hold need no invalidation then: the space's ASID is not used again before all is forgotten (asid.rs).
 
 use super::frames::{self, Frame};
+use super::rmap::{self, Link};
 use super::vma::{Backing, Prot, VmFlags, Vma};
 use super::{KernelMem, Mappable, PAGE_SIZE, TASK_SIZE, asid};
 use crate::arch::{mmu, paging};
 use abi::{Errno, Result};
-use alloc::collections::BTreeMap;
-use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
+use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use mm_core::pte::Pte;
 use mm_core::table::{PageTable, PhysMem, span};
 use mm_core::vma::AreaMap;
 use platform::Page;
-use sync::{LockClass, Once, RwLock, SpinLock, rank};
+use sync::{LockClass, Once, RwLock, rank};
 
 static MAP_CLASS: LockClass = LockClass::new("address space", rank::ADDRESS_SPACE);
-
-static SPACES_CLASS: LockClass = LockClass::new("address spaces", rank::PAGE_TABLE);
-/// Every space by number, for what must reach all mappings of a file.
-static SPACES: SpinLock<BTreeMap<u64, Weak<AddressSpace>>> = SpinLock::new(&SPACES_CLASS, BTreeMap::new());
 
 /// Resource limits that mappings obey, in bytes (`setrlimit(2)`).
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +108,7 @@ pub struct AddressSpace {
     membarrier: AtomicBool,
     /// Where the vDSO's ELF header is, or 0.
     pub(super) vdso: AtomicU64,
+    pub(super) link: Link,
     id: u64,
 }
 
@@ -145,7 +141,8 @@ impl AddressSpace {
     pub(super) fn with(map: Map, wx: bool) -> Result<Arc<AddressSpace>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let root = KernelMem.alloc_table().ok_or(Errno::ENOMEM)?;
-        let space = Arc::new(AddressSpace {
+        let space = Arc::new_cyclic(|me| AddressSpace {
+            link: Link::new(me),
             map: RwLock::new(&MAP_CLASS, map),
             table: PageTable::new(root, KernelMem),
             context: AtomicU64::new(0),
@@ -156,7 +153,7 @@ impl AddressSpace {
             vdso: AtomicU64::new(0),
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         });
-        SPACES.lock().insert(space.id, Arc::downgrade(&space));
+        rmap::add(&space);
         Ok(space)
     }
 
@@ -328,46 +325,6 @@ impl AddressSpace {
     }
 }
 
-/// Takes the pages `pages` of the file with this identity out of all spaces: they are no longer the file's, and accesses
-/// find that out by a fault. Private copies of them go as well, as on Linux. May sleep; the caller holds no lock of rank
-/// ADDRESS_SPACE or above.
-pub(super) fn unmap_file(identity: (u64, u64), pages: Range<u64>) {
-    let spaces: Vec<Arc<AddressSpace>> = SPACES.lock().values().filter_map(Weak::upgrade).collect();
-    for space in spaces {
-        // Most spaces do not map the file: look before keeping everyone out.
-        if space.ranges_of(&space.map.read(), identity, &pages).next().is_none() {
-            continue;
-        }
-        let map = space.map.write();
-        let mut gather = super::tlb::Gather::new(&space);
-        for range in space.ranges_of(&map, identity, &pages) {
-            space.zap(range, &mut gather);
-        }
-    }
-}
-
-impl AddressSpace {
-    /// Where pages of a file are mapped.
-    fn ranges_of<'a>(
-        &self,
-        map: &'a Map,
-        identity: (u64, u64),
-        pages: &'a Range<u64>,
-    ) -> impl Iterator<Item = Range<usize>> + 'a {
-        map.areas.iter().filter_map(move |e| {
-            let Backing::Object { object, offset } = &e.value.backing else { return None };
-            let first = offset / PAGE_SIZE as u64;
-            let count = (e.len() / PAGE_SIZE) as u64;
-            let (from, to) = (pages.start.max(first), pages.end.min(first + count));
-            if from >= to || object.identity() != identity {
-                return None;
-            }
-            let at = |page: u64| e.start + (page - first) as usize * PAGE_SIZE;
-            Some(at(from)..at(to))
-        })
-    }
-}
-
 /// Boot parameters that break things on purpose, read once: (fork copies at once, a frame is lost at exit).
 pub(super) fn sabotage() -> (bool, bool) {
     static FLAGS: Once<(bool, bool)> = Once::new();
@@ -383,7 +340,7 @@ pub(super) fn sabotage() -> (bool, bool) {
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
-        SPACES.lock().remove(&self.id);
+        rmap::remove(self);
         crate::sched::retire_mm(self);
         if sabotage().1 {
             let _ = frames::alloc_one(frames::For::User);

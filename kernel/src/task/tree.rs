@@ -169,15 +169,14 @@ impl Tree {
     }
 
     fn slot_mut(&mut self, pid: Pid) -> &mut Slot {
-        let chunk = pid.0 as usize / CHUNK;
-        while self.chunks.len() <= chunk {
-            self.chunks.push(Vec::new());
-        }
-        let chunk = &mut self.chunks[chunk];
-        if chunk.is_empty() {
+        let at = pid.0 as usize / CHUNK;
+        if self.chunks.get(at).is_none_or(Vec::is_empty) {
             self.trim();
         }
-        let chunk = &mut self.chunks[pid.0 as usize / CHUNK];
+        while self.chunks.len() <= at {
+            self.chunks.push(Vec::new());
+        }
+        let chunk = &mut self.chunks[at];
         if chunk.is_empty() {
             chunk.reserve_exact(CHUNK);
             chunk.resize_with(CHUNK, Slot::default);
@@ -192,6 +191,8 @@ impl Tree {
                 *chunk = Vec::new();
             }
         }
+        while self.chunks.pop_if(|c| c.is_empty()).is_some() {}
+        self.chunks.shrink_to_fit();
     }
 
     /// Reserves a number. `EAGAIN` if all are in use.
