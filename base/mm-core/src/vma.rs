@@ -257,6 +257,8 @@ impl<T: Area> AreaMap<T> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_range_loop)] // the index is the page
+
     use super::*;
     use proptest::prelude::*;
 
