@@ -85,6 +85,7 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
     for cpu in 0..percpu::listed() {
         provide_emergency_stack(cpu);
     }
+    configure_wx();
     set_wall_clock(p);
     if let Err(e) = crate::tty::console::init() {
         error!("console: {e}");
@@ -138,6 +139,14 @@ fn configure_log() {
     }
     if let Some(n) = machine::option_number("panic") {
         crate::panic::set_action(n as i32);
+    }
+}
+
+/// `wx=log` allows what would be refused, and logs it.
+fn configure_wx() {
+    crate::mm::map::WX_LOG.store(machine::option("wx") == Some(b"log"), core::sync::atomic::Ordering::Relaxed);
+    if machine::sabotaged("wx") {
+        crate::mm::vmap::sabotage_wx();
     }
 }
 

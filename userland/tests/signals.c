@@ -271,16 +271,21 @@ TEST(groups) {
 TEST(wait_forms) {
     int status;
     siginfo_t si;
+    int go[2];
     CHECK_ERR(wait(NULL), ECHILD);
+    MUST(pipe(go));
     pid_t pid = MUST(fork());
     if (!pid) {
+        char c;
+        close(go[1]);
         raise(SIGSTOP);
-        _exit(7);
+        _exit(read(go[0], &c, 1) == 0 ? 7 : 8); // only then: who has ended is not reported as continued
     }
     CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
     CHECK(waitpid(pid, &status, WNOHANG) == 0);
     kill(pid, SIGCONT);
     CHECK(waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status));
+    close(go[1]);
     memset(&si, 0, sizeof si);
     MUST(waitid(P_PID, pid, &si, WEXITED | WNOWAIT));
     CHECK(si.si_pid == pid && si.si_code == CLD_EXITED && si.si_status == 7 && si.si_signo == SIGCHLD);

@@ -161,8 +161,12 @@ static inline long berth_counter(const char *name) {
 }
 
 static inline int t_main(int argc, char **argv, const struct test *tests, int count) {
-    int passed = 0, failed = 0;
+    int passed = 0, failed = 0, most = 0;
     t_program = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
+    if (argc > 1 && !strncmp(argv[1], "-t", 2)) { // -tN: no test gets more than N seconds (for those that must fail)
+        most = atoi(argv[1] + 2);
+        argv++, argc--;
+    }
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (int i = 0; i < count; i++) {
         bool chosen = argc < 2;
@@ -170,6 +174,7 @@ static inline int t_main(int argc, char **argv, const struct test *tests, int co
         if (!chosen) continue;
         t_name = tests[i].name;
         int limit = tests[i].seconds ? tests[i].seconds : T_LIMIT;
+        if (most && most < limit) limit = most;
         fflush(stdout);
         pid_t pid = fork();
         if (pid == 0) {

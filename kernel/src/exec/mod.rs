@@ -125,8 +125,12 @@ fn from_elf(e: ElfError) -> Errno {
     }
 }
 
-/// Reads from `offset` until `buf` is full or the file ends; how much that was.
+/// Reads from `offset` until `buf` is full or the file ends; how much that was. No file reaches to an offset above
+/// `i64::MAX`, so there it has ended.
 pub fn read_full(image: &dyn Image, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    if offset.checked_add(buf.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
+        return Ok(0);
+    }
     let mut done = 0;
     while done < buf.len() {
         match image.read_at(offset + done as u64, &mut buf[done..])? {

@@ -42,6 +42,15 @@ pub fn ioremap(pa: u64, len: usize) -> Option<usize> {
     map_phys(pa, len, Attrs::KERNEL_DEVICE)
 }
 
+/// Maps one page of RAM writable and executable, for the negative control of gate m3 (`berth.sabotage=wx`).
+pub fn sabotage_wx() {
+    let attrs = Attrs { exec: true, ..Attrs::KERNEL_DATA };
+    if let Some(frame) = super::frames::alloc(0) {
+        // The frame is lost with the page: the control needs no more.
+        let _ = map_phys(frame.pa(), PAGE_SIZE, attrs);
+    }
+}
+
 fn map_phys(pa: u64, len: usize, attrs: Attrs) -> Option<usize> {
     let offset = pa as usize & (PAGE_SIZE - 1);
     let bytes = mm_core::page_up(len.checked_add(offset)?)?;

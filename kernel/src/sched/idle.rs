@@ -71,6 +71,9 @@ pub fn run() -> ! {
 
 /// Takes at most one thread from the first CPU, in rising order from ours, that has one waiting. Interrupts masked.
 fn steal(this: usize) -> bool {
+    if super::sabotage::one_queue() {
+        return false;
+    }
     let request = StealRequest::one(&*CPUS[this].queue.lock(), QosClass::PerfBurst);
     for victim in victim_order(cpu_id(this), &ONLINE.load()).map(|c| c.index()) {
         if CPUS[victim].load.load(Ordering::Relaxed) < 2 {
@@ -91,7 +94,7 @@ fn steal(this: usize) -> bool {
 
 /// At a busy CPU's tick. Interrupts masked, no lock held.
 pub(super) fn tick_balance(this: usize, now: u64) {
-    if CPUS[this].load.load(Ordering::Relaxed) < 2 {
+    if CPUS[this].load.load(Ordering::Relaxed) < 2 || super::sabotage::one_queue() {
         return;
     }
     if let Some(idle) = IDLE_CPUS.load().lowest() {

