@@ -69,6 +69,8 @@ mod journal;
 mod map;
 mod recovery;
 mod superblock;
+#[cfg(not(target_os = "none"))]
+pub mod testing;
 
 pub use buffer::{Buffer, ReadGuard, WriteGuard};
 pub use cache::{BufferCache, CacheStats};

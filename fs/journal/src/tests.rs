@@ -6,5 +6,5 @@ mod basic;
 mod crash;
 mod damage;
 mod foreign;
-mod support;
+use crate::testing as support;
 mod threads;
