@@ -1,0 +1,127 @@
+//! Mount options.
+
+use abi::{Errno, Result};
+use alloc::string::String;
+
+/// What happens after an inconsistency was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// Nothing is written any more.
+    RemountReadOnly,
+    /// The call fails, the rest goes on.
+    Continue,
+}
+
+/// How a file system is mounted.
+#[derive(Clone, Copy)]
+pub struct Options {
+    /// Nothing is written (but the journal is replayed).
+    pub read_only: bool,
+    /// Every change is durable when its call returns.
+    pub sync: bool,
+    /// Access times are not kept.
+    pub noatime: bool,
+    /// Access times are kept exactly, not just after changes.
+    pub strictatime: bool,
+    /// After an inconsistency.
+    pub on_error: OnError,
+    /// Seconds after which a change is durable by itself.
+    pub commit_seconds: u32,
+    /// The device is told of freed blocks.
+    pub discard: bool,
+    /// Write barriers (cache flushes) at commits.
+    pub barrier: bool,
+    /// Where messages go.
+    pub log: fn(&str),
+}
+
+impl core::fmt::Debug for Options {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            read_only: false,
+            sync: false,
+            noatime: false,
+            strictatime: false,
+            on_error: OnError::RemountReadOnly,
+            commit_seconds: 5,
+            discard: false,
+            barrier: true,
+            log: |_| {},
+        }
+    }
+}
+
+impl Options {
+    /// Takes a comma-separated list, as the last argument of `mount(2)`. `EINVAL` for what is not known or makes no sense.
+    pub fn parse(mut self, text: &str) -> Result<Options> {
+        for word in text.split(',').filter(|w| !w.is_empty()) {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match (key, value) {
+                ("ro", "") => self.read_only = true,
+                ("rw", "") => self.read_only = false,
+                ("sync", "") => self.sync = true,
+                ("async", "") => self.sync = false,
+                ("noatime", "") => self.noatime = true,
+                ("relatime" | "atime", "") => (self.noatime, self.strictatime) = (false, false),
+                ("strictatime", "") => (self.noatime, self.strictatime) = (false, true),
+                ("errors", "remount-ro") => self.on_error = OnError::RemountReadOnly,
+                ("errors", "continue") => self.on_error = OnError::Continue,
+                ("commit", n) => {
+                    self.commit_seconds = match n.parse() {
+                        Ok(0) => 5,
+                        Ok(n @ 1..=3600) => n,
+                        _ => return Err(Errno::EINVAL),
+                    }
+                }
+                ("discard", "") => self.discard = true,
+                ("nodiscard", "") => self.discard = false,
+                ("barrier", "" | "1") => self.barrier = true,
+                ("nobarrier", "") | ("barrier", "0") => self.barrier = false,
+                // The only ways that there are; and defaults that mean nothing here.
+                ("data", "ordered") | ("delalloc" | "user_xattr" | "defaults" | "nodiratime" | "lazytime", "") => {}
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        Ok(self)
+    }
+
+    /// As `/proc/mounts` shows them: each preceded by a comma, only what differs from the default.
+    pub fn shown(&self) -> String {
+        let mut out = String::new();
+        let mut add = |yes: bool, text: &str| {
+            if yes {
+                out.push(',');
+                out.push_str(text);
+            }
+        };
+        add(self.sync, "sync");
+        add(self.on_error == OnError::Continue, "errors=continue");
+        add(self.discard, "discard");
+        add(!self.barrier, "nobarrier");
+        if self.commit_seconds != 5 {
+            add(true, &alloc::format!("commit={}", self.commit_seconds));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_taken_or_refused() {
+        let o = Options::default().parse("rw,noatime,errors=continue,commit=30,discard").unwrap();
+        assert!(o.noatime && o.discard && o.commit_seconds == 30 && !o.read_only);
+        assert_eq!(o.shown(), ",errors=continue,discard,commit=30");
+        for bad in ["data=journal", "commit=x", "commit=9999", "foo", "errors=panic"] {
+            assert!(Options::default().parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests on images that e2fsprogs made, judged by `e2fsck -fn`, read back by debugfs.
+
+mod host;
+mod read;
+mod write;
