@@ -1,0 +1,38 @@
+//! The seam to network devices.
+
+use crate::packet::Packet;
+
+bitflags::bitflags! {
+    /// What a device does by itself.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Features: u32 {
+        /// Completes TCP and UDP checksums of packets it sends ([`Packet::csum`]).
+        const TX_CSUM = 1;
+        /// Speaks IP without a link layer (loopback, tunnels): no Ethernet header, no neighbours.
+        const NO_LINK = 2;
+    }
+}
+
+/// What the device knows of a frame that it received.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RxMeta {
+    /// The transport checksum was verified, or the frame never left this host.
+    pub csum_ok: bool,
+}
+
+/// A network device as the stack sees it. Received frames go to [`crate::Stack::receive`].
+pub trait NetDevice: Send + Sync {
+    /// Queues a frame for sending. A device that has no room drops it and counts that: transports recover. Context:
+    /// threads, no lock of the stack held; must not sleep.
+    fn transmit(&self, frame: Packet);
+    /// Its address.
+    fn mac(&self) -> [u8; 6];
+    /// The largest IP packet that it carries, in bytes.
+    fn mtu(&self) -> usize;
+    /// What it does by itself.
+    fn features(&self) -> Features;
+    /// Whether the link is up.
+    fn link_up(&self) -> bool {
+        true
+    }
+}

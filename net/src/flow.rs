@@ -1,0 +1,642 @@
+//! One TCP connection: a smoltcp interface with one socket, under one lock.
+//!
+//! # Ideas
+//! Whatever happens to a connection (a segment, a deadline, a call of its owner) is one step ([`Flow::drive`]): under the
+//! lock smoltcp takes the segment and says what to send and when to be called again; after the lock is released, sleepers
+//! are woken, segments go out and the deadline is entered. smoltcp is asked for the protocol only; giving up is decided
+//! here (it knows one time-out for everything), as Linux does: 127 s without an answer to a SYN, 924 s without progress
+//! of data (or `TCP_USER_TIMEOUT`), keep-alive by idle time, interval and count, 60 s for the last half of a connection
+//! that its owner has closed.
+//!
+//! # Memory
+//! smoltcp's rings cannot be replaced while a connection lives, so they have their size from the start: what the owner
+//! asked for (`SO_RCVBUF`, `SO_SNDBUF`), else 64 KiB when there is plenty of the stack's limit left and down to 8 KiB when
+//! there is not. A connection in TIME_WAIT that nobody holds is a record of a few words without rings.
+
+use crate::config::Hop;
+use crate::packet::{self, Packet, Tuple};
+use crate::tcp::TcpOptions;
+use crate::timers::Target;
+use crate::{Stack, tcp};
+use abi::{Errno, Result};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+pub use smoltcp::socket::tcp::State;
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{HardwareAddress, IpCidr};
+use sync::{LockClass, SpinLock, WaitQueue};
+
+static CLASS: LockClass = LockClass::new("flow", 545);
+
+const SEC: u64 = 1_000_000_000;
+const SYN_TIMEOUT: u64 = 127 * SEC;
+const DATA_TIMEOUT: u64 = 924 * SEC;
+const ORPHAN_TIMEOUT: u64 = 60 * SEC;
+
+/// What the outside saw of the connection's sequence numbers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// After the last byte (or flag) sent.
+    snd_nxt: u32,
+    /// The last acknowledgement sent.
+    ack: u32,
+    /// After the peer's FIN, once it came.
+    fin: Option<u32>,
+}
+
+struct Inner {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    error: Option<Errno>,
+    options: TcpOptions,
+    seen: Seen,
+    mtu: usize,
+    /// The owner has closed it.
+    orphan: bool,
+    /// The owner wants nothing more from the peer (`SHUT_RD`).
+    deaf: bool,
+    /// Since when something is owed by the peer.
+    owed_since: Option<u64>,
+    last_rx: u64,
+    probing: bool,
+    hop: Option<(u64, Hop)>,
+    gone: bool,
+}
+
+/// A connection.
+pub struct Flow {
+    /// Who talks to whom.
+    pub tuple: Tuple,
+    me: Weak<Flow>,
+    inner: SpinLock<Inner>,
+    /// Woken when there may be something to read, or an end.
+    pub readable: Arc<WaitQueue>,
+    /// Woken when there may be room to write, or an end.
+    pub writable: Arc<WaitQueue>,
+    /// The deadline that it is entered for.
+    armed: AtomicU64,
+    charged: Charge,
+}
+
+/// Memory counted against the stack's limit.
+struct Charge {
+    stack: Weak<Stack>,
+    bytes: AtomicUsize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some(stack) = self.stack.upgrade() {
+            stack.buffered.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What smoltcp sees of the world.
+struct Port<'a> {
+    rx: Option<&'a [u8]>,
+    out: &'a mut Vec<Packet>,
+    mtu: usize,
+}
+struct Rx<'a>(&'a [u8]);
+struct Tx<'a>(&'a mut Vec<Packet>);
+
+impl RxToken for Rx<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut p = Packet::new(len);
+        let r = f(p.bytes_mut());
+        self.0.push(p);
+        r
+    }
+}
+impl Device for Port<'_> {
+    type RxToken<'b>
+        = Rx<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Tx<'b>
+    where
+        Self: 'b;
+    fn receive(&mut self, _: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
+        Some((Rx(self.rx.take()?), Tx(self.out)))
+    }
+    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
+        Some(Tx(self.out))
+    }
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = Medium::Ip;
+        caps.max_transmission_unit = self.mtu;
+        caps.checksum = ChecksumCapabilities::ignored();
+        caps.checksum.ipv4 = smoltcp::phy::Checksum::Tx;
+        caps
+    }
+}
+
+fn instant(now_ns: u64) -> Instant {
+    Instant::from_micros((now_ns / 1000) as i64)
+}
+
+/// A connection's state for reports, and what may be done with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// TCP's state.
+    pub state: State,
+    /// Bytes to read.
+    pub readable: usize,
+    /// Bytes of room to write.
+    pub room: usize,
+    /// Bytes not acknowledged yet.
+    pub unsent: usize,
+    /// No more bytes will come.
+    pub ended: bool,
+    /// An error is pending.
+    pub error: bool,
+    /// Capacity for sending.
+    pub capacity: usize,
+}
+
+impl Status {
+    /// Whether the handshake is over.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::SynSent | State::SynReceived)
+    }
+}
+
+fn peer_finished(state: State) -> bool {
+    matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed)
+}
+
+impl Inner {
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    fn status(&mut self) -> Status {
+        let error = self.error.is_some();
+        let deaf = self.deaf;
+        let s = self.socket();
+        let (readable, state) = (s.recv_queue(), s.state());
+        let room = if s.may_send() { s.send_capacity() - s.send_queue() } else { 0 };
+        let ended = readable == 0 && (deaf || peer_finished(state));
+        Status { state, readable, room, unsent: s.send_queue(), ended, error, capacity: s.send_capacity() }
+    }
+
+    /// Lets smoltcp take a segment and send what it has.
+    fn poll(&mut self, rx: Option<&[u8]>, now: u64, out: &mut Vec<Packet>) {
+        let at = instant(now);
+        let ingress = rx.is_some();
+        let mut port = Port { rx, out, mtu: self.mtu };
+        if ingress {
+            self.iface.poll_ingress_single(at, &mut port, &mut self.sockets);
+        }
+        self.iface.poll_egress(at, &mut port, &mut self.sockets);
+        for p in out.iter() {
+            let header = if p.bytes()[0] >> 4 == 4 { 20 } else { 40 };
+            if let Some(t) = packet::parse_tcp(&p.bytes()[header..]) {
+                let len = p.bytes().len() - header - t.header;
+                let end = t.seq.wrapping_add(len as u32 + u32::from(t.flags & 1) + u32::from(t.flags >> 1 & 1));
+                if (end.wrapping_sub(self.seen.snd_nxt) as i32) > 0 || self.seen.snd_nxt == 0 {
+                    self.seen.snd_nxt = end;
+                }
+                self.seen.ack = t.ack;
+            }
+        }
+    }
+
+    fn fail(&mut self, e: Errno) {
+        self.error.get_or_insert(e);
+        self.socket().abort();
+    }
+
+    /// Notes what a segment did: errors, and what the peer still owes.
+    fn after_segment(&mut self, before: State, rx: &[u8], now: u64) {
+        let header = if rx[0] >> 4 == 4 { usize::from(rx[0] & 15) * 4 } else { 40 };
+        let Some(t) = rx.get(header..).and_then(packet::parse_tcp) else { return };
+        let state = self.socket().state();
+        if t.flags & packet::RST != 0 && state != before && matches!(state, State::Closed | State::Listen) {
+            self.error = match before {
+                State::SynSent => Some(Errno::ECONNREFUSED),
+                State::CloseWait => Some(Errno::EPIPE),
+                State::TimeWait | State::LastAck | State::Closing | State::Closed => self.error,
+                _ => Some(Errno::ECONNRESET),
+            };
+            if state == State::Listen {
+                self.socket().close();
+            }
+        }
+        if t.flags & packet::FIN != 0 && peer_finished(state) && self.seen.fin.is_none() {
+            self.seen.fin = Some(t.seq.wrapping_add((rx.len() - header - t.header) as u32 + 1));
+        }
+        self.last_rx = now;
+        if self.owed_since.is_some() {
+            self.owed_since = Some(now);
+        }
+        if self.probing {
+            self.probing = false;
+            self.socket().set_keep_alive(None);
+        }
+        // Nobody will read it: say so (RFC 1122, 4.2.2.13).
+        if self.orphan && self.socket().recv_queue() > 0 {
+            self.socket().abort();
+        }
+    }
+
+    /// Gives up what has waited too long; when to look again.
+    fn patience(&mut self, now: u64) -> (Option<u64>, bool) {
+        let s = self.socket();
+        let (state, queued) = (s.state(), s.send_queue());
+        let owed = queued > 0
+            || matches!(state, State::SynSent | State::SynReceived | State::FinWait1 | State::LastAck | State::Closing);
+        if state == State::Closed {
+            return (None, false);
+        }
+        if owed || (self.orphan && state == State::FinWait2) {
+            let since = *self.owed_since.get_or_insert(now);
+            let limit = match state {
+                State::SynSent | State::SynReceived => self.options.user_timeout.unwrap_or(SYN_TIMEOUT),
+                _ if self.orphan => ORPHAN_TIMEOUT,
+                _ => self.options.user_timeout.unwrap_or(DATA_TIMEOUT),
+            };
+            if now >= since + limit {
+                self.fail(Errno::ETIMEDOUT);
+                return (None, true);
+            }
+            return (Some(since + limit), false);
+        }
+        self.owed_since = None;
+        let Some(ka) =
+            self.options.keepalive.filter(|_| matches!(state, State::Established | State::CloseWait | State::FinWait2))
+        else {
+            return (None, false);
+        };
+        let first = self.last_rx + ka.idle;
+        if now < first {
+            return (Some(first), false);
+        }
+        if now >= first + ka.interval * u64::from(ka.count) {
+            self.fail(Errno::ETIMEDOUT);
+            return (None, true);
+        }
+        if !self.probing {
+            self.probing = true;
+            self.socket().set_keep_alive(Some(Duration::from_micros(ka.interval / 1000)));
+            return (Some(first + ka.interval * u64::from(ka.count)), true);
+        }
+        (Some(first + ka.interval * u64::from(ka.count)), false)
+    }
+
+    fn next_deadline(&mut self, now: u64) -> Option<u64> {
+        let at = self.iface.poll_at(instant(now), &self.sockets)?;
+        // smoltcp counts microseconds; rounding up keeps a deadline from coming too early. What it wants at once and did
+        // not do when polled (a closed window) is asked again soon, not in a loop.
+        Some(((at.total_micros().max(0) as u64 + 1) * 1000).max(now + 1_000_000))
+    }
+}
+
+impl Flow {
+    /// A new connection, closed yet. `ENOBUFS`: the stack's limit is reached.
+    fn new(stack: &Stack, tuple: Tuple, options: &TcpOptions, mtu: usize, seed: u64, rcv: usize) -> Result<Arc<Flow>> {
+        let snd = options.sndbuf.unwrap_or_else(|| stack.default_buffer());
+        let bytes = rcv + snd + core::mem::size_of::<Flow>() + 512;
+        let charged = Charge { stack: stack.me.clone(), bytes: AtomicUsize::new(0) };
+        if stack.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes > stack.limits.buffers {
+            stack.buffered.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Errno::ENOBUFS);
+        }
+        charged.bytes.store(bytes, Ordering::Relaxed);
+        let mut rings = [zeroed(rcv)?, zeroed(snd)?].into_iter();
+        let (Some(rx), Some(tx)) = (rings.next(), rings.next()) else { return Err(Errno::ENOBUFS) };
+        let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
+        socket.set_nagle_enabled(!options.nodelay);
+        socket.set_congestion_control(CongestionControl::Reno);
+        if options.quickack {
+            socket.set_ack_delay(None);
+        }
+        if let Some(ttl) = options.ttl.filter(|t| *t > 0) {
+            socket.set_hop_limit(Some(ttl));
+        }
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let now = stack.env.now_ns();
+        let mut none = Vec::new();
+        let mut iface = Interface::new(config, &mut Port { rx: None, out: &mut none, mtu }, instant(now));
+        let prefix = if tuple.local.0.is_ipv4() { 32 } else { 128 };
+        iface.update_ip_addrs(|all| {
+            let _ = all.push(IpCidr::new(tuple.local.0.into(), prefix));
+        });
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let inner = Inner {
+            iface,
+            sockets,
+            handle,
+            error: None,
+            options: options.clone(),
+            seen: Seen::default(),
+            mtu,
+            orphan: false,
+            deaf: false,
+            owed_since: None,
+            last_rx: now,
+            probing: false,
+            hop: None,
+            gone: false,
+        };
+        Ok(Arc::new_cyclic(|me| Flow {
+            tuple,
+            me: me.clone(),
+            inner: SpinLock::new(&CLASS, inner),
+            readable: Arc::new(WaitQueue::new()),
+            writable: Arc::new(WaitQueue::new()),
+            armed: AtomicU64::new(u64::MAX),
+            charged,
+        }))
+    }
+
+    /// Begins to connect. `EADDRNOTAVAIL`: the tuple is in use.
+    pub(crate) fn connect(stack: &Stack, tuple: Tuple, options: &TcpOptions, mtu: usize) -> Result<Arc<Flow>> {
+        let rcv = options.rcvbuf.unwrap_or_else(|| stack.default_buffer());
+        let flow = Flow::new(stack, tuple, options, mtu, stack.env.random(), rcv)?;
+        {
+            let mut inner = flow.inner.lock();
+            let inner = &mut *inner;
+            let socket: &mut Socket<'static> = inner.sockets.get_mut(inner.handle);
+            let r = socket.connect(inner.iface.context(), tuple.remote, tuple.local);
+            r.map_err(|_| Errno::EADDRNOTAVAIL)?;
+        }
+        if !stack.tcp.insert(&flow) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        flow.drive(stack, None);
+        Ok(flow)
+    }
+
+    /// A connection whose handshake a listener has made: `syn` is the peer's first segment as an IP packet, `seed` gives
+    /// the first sequence number that it was answered with, `rcv` the window that it was told.
+    pub(crate) fn accepted(
+        stack: &Stack,
+        tuple: Tuple,
+        options: &TcpOptions,
+        mtu: usize,
+        seed: u64,
+        rcv: usize,
+        syn: &[u8],
+    ) -> Result<Arc<Flow>> {
+        let flow = Flow::new(stack, tuple, options, mtu, seed, rcv)?;
+        {
+            let mut inner = flow.inner.lock();
+            let now = stack.env.now_ns();
+            inner.socket().listen(tuple.local.1).map_err(|_| Errno::EINVAL)?;
+            // The answer was sent long ago; this one is for nobody.
+            let mut out = Vec::new();
+            inner.poll(Some(syn), now, &mut out);
+            if inner.socket().state() != State::SynReceived {
+                return Err(Errno::EINVAL);
+            }
+        }
+        if !stack.tcp.insert(&flow) {
+            return Err(Errno::EADDRINUSE);
+        }
+        Ok(flow)
+    }
+
+    /// One step; see the module.
+    pub(crate) fn drive(&self, stack: &Stack, rx: Option<&[u8]>) {
+        self.step(stack, rx, |_| ());
+    }
+
+    fn step<R>(&self, stack: &Stack, rx: Option<&[u8]>, act: impl FnOnce(&mut Inner) -> R) -> R {
+        let now = stack.env.now_ns();
+        let mut out = Vec::new();
+        let mut inner = self.inner.lock();
+        let before = inner.status();
+        let r = act(&mut inner);
+        inner.poll(rx, now, &mut out);
+        if let Some(rx) = rx {
+            inner.after_segment(before.state, rx, now);
+        }
+        let (mut deadline, again) = inner.patience(now);
+        if again || inner.socket().state() == State::Closed {
+            inner.poll(None, now, &mut out);
+        }
+        let after = inner.status();
+        let fin = inner.seen;
+        let dead = after.state == State::Closed && !inner.gone;
+        let waits = inner.orphan && after.state == State::TimeWait && !inner.gone;
+        inner.gone |= dead || waits;
+        if !inner.gone
+            && let Some(at) = inner.next_deadline(now)
+        {
+            deadline = Some(deadline.map_or(at, |d: u64| d.min(at)));
+        }
+        let hop = if out.is_empty() { None } else { self.hop(stack, &mut inner) };
+        let mtu = inner.mtu;
+        drop(inner);
+
+        if dead {
+            stack.tcp.remove(&self.tuple);
+            if after.error && before.state != State::Closed {
+                stack.count(|c| &c.timeouts);
+            }
+        }
+        if waits {
+            stack.tcp.time_wait(stack, self.tuple, fin.snd_nxt, fin.fin.unwrap_or(fin.ack), fin.ack);
+        }
+        if let Some(at) = deadline.filter(|_| !dead && !waits) {
+            self.arm(stack, at);
+        }
+        let changed = before.state != after.state || before.error != after.error;
+        if changed || after.readable > before.readable || after.ended != before.ended {
+            self.readable.wake();
+        }
+        if changed || (after.room > before.room && after.room >= after.capacity / 3) {
+            self.writable.wake();
+        }
+        if changed {
+            self.readable.wake_all();
+            self.writable.wake_all();
+        }
+        for p in out {
+            tcp::send_segment(stack, p, hop.as_ref(), mtu);
+        }
+        r
+    }
+
+    /// The way to the peer, looked up again when something has changed.
+    fn hop(&self, stack: &Stack, inner: &mut Inner) -> Option<Hop> {
+        let generation = stack.generation();
+        if let Some((g, hop)) = &inner.hop
+            && *g == generation
+        {
+            return Some(hop.clone());
+        }
+        let hop = stack.config().route(self.tuple.remote.0, inner.options.bound).ok()?;
+        inner.hop = Some((generation, hop.clone()));
+        Some(hop)
+    }
+
+    fn arm(&self, stack: &Stack, at: u64) {
+        if self.armed.fetch_min(at, Ordering::AcqRel) > at {
+            stack.timers.arm(&*stack.env, at, Target::Flow(self.me.clone()));
+        }
+    }
+
+    /// An entry of its deadlines came up.
+    pub(crate) fn timer(&self, stack: &Stack) {
+        let now = stack.env.now_ns();
+        // Entries for later ones stay; they find nothing to do.
+        if self.armed.load(Ordering::Acquire) <= now {
+            self.armed.store(u64::MAX, Ordering::Release);
+        }
+        self.drive(stack, None);
+    }
+
+    pub(crate) fn icmp_error(&self, stack: &Stack, seq: Option<u32>, errno: Errno) {
+        self.step(stack, None, |inner| {
+            let connecting = inner.socket().state() == State::SynSent;
+            if connecting && errno != Errno::EMSGSIZE && seq.is_none_or(|s| s.wrapping_add(1) == inner.seen.snd_nxt) {
+                inner.error = Some(errno);
+                inner.socket().close();
+            }
+        });
+    }
+
+    /// The path carries at most `mtu` bytes from now on.
+    pub(crate) fn path_mtu(&self, mtu: usize) {
+        let mut inner = self.inner.lock();
+        let least = if self.tuple.local.0.is_ipv4() { 552 } else { 1280 };
+        inner.mtu = inner.mtu.min(mtu.max(least));
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        self.inner.lock().status()
+    }
+
+    /// Takes the pending error.
+    pub fn take_error(&self) -> Option<Errno> {
+        self.inner.lock().error.take()
+    }
+
+    /// Sends bytes; how many fitted. `EAGAIN`, `EPIPE`, or the pending error.
+    pub fn send(&self, stack: &Stack, data: &[u8]) -> Result<usize> {
+        self.step(stack, None, |inner| {
+            if let Some(e) = inner.error.take() {
+                return Err(e);
+            }
+            match inner.socket().state() {
+                State::SynSent | State::SynReceived => return Err(Errno::EAGAIN),
+                State::Established | State::CloseWait => {}
+                _ => return Err(Errno::EPIPE),
+            }
+            match inner.socket().send_slice(data) {
+                Ok(0) if !data.is_empty() => Err(Errno::EAGAIN),
+                Ok(n) => Ok(n),
+                Err(_) => Err(Errno::EPIPE),
+            }
+        })
+    }
+
+    /// Receives bytes into `buf`; 0 at the end. `EAGAIN`, or the pending error.
+    pub fn recv(&self, stack: &Stack, buf: &mut [u8], peek: bool) -> Result<usize> {
+        let mut take = |inner: &mut Inner| {
+            let status = inner.status();
+            if status.readable > 0 {
+                let s = inner.socket();
+                let n = if peek { s.peek_slice(buf) } else { s.recv_slice(buf) };
+                return n.map_err(|_| Errno::EAGAIN);
+            }
+            match inner.error.take() {
+                Some(e) => Err(e),
+                None if status.ended => Ok(0),
+                None => Err(Errno::EAGAIN),
+            }
+        };
+        if peek { take(&mut self.inner.lock()) } else { self.step(stack, None, take) }
+    }
+
+    /// No more bytes will be sent: those queued are, then FIN. `ENOTCONN`.
+    pub fn shutdown_write(&self, stack: &Stack) -> Result<()> {
+        self.step(stack, None, |inner| match inner.socket().state() {
+            State::SynSent | State::Closed | State::Listen => Err(Errno::ENOTCONN),
+            _ => {
+                inner.socket().close();
+                Ok(())
+            }
+        })
+    }
+
+    /// No more bytes will be read.
+    pub fn shutdown_read(&self) {
+        self.inner.lock().deaf = true;
+        self.readable.wake_all();
+    }
+
+    /// The owner goes. With `reset`, or when bytes were not read, the peer is told so by RST.
+    pub fn close(&self, stack: &Stack, reset: bool) {
+        self.step(stack, None, |inner| {
+            inner.orphan = true;
+            inner.owed_since = None;
+            if reset || inner.socket().recv_queue() > 0 {
+                inner.socket().abort();
+            } else {
+                inner.socket().close();
+            }
+        });
+    }
+
+    /// Changes options.
+    pub fn set_options(&self, stack: &Stack, options: &TcpOptions) {
+        self.step(stack, None, |inner| {
+            inner.options = options.clone();
+            let (nagle, quick) = (!options.nodelay, options.quickack);
+            let s = inner.socket();
+            s.set_nagle_enabled(nagle);
+            s.set_ack_delay(if quick { None } else { Some(Duration::from_millis(10)) });
+            if let Some(ttl) = options.ttl.filter(|t| *t > 0) {
+                s.set_hop_limit(Some(ttl));
+            }
+        });
+    }
+
+    /// Bytes of memory that it counts for.
+    pub fn memory(&self) -> usize {
+        self.charged.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// `len` zero bytes. `ENOBUFS`.
+fn zeroed(len: usize) -> Result<Vec<u8>> {
+    Ok(alloc::vec![0; len])
+}
+
+impl Stack {
+    /// A connection's buffer when nobody said how large: by how much of the limit is left.
+    pub(crate) fn default_buffer(&self) -> usize {
+        let used = self.buffered.load(Ordering::Relaxed);
+        let eighths = used * 8 / self.limits.buffers.max(1);
+        match eighths {
+            0..=1 => 64 << 10,
+            2..=3 => 32 << 10,
+            4..=5 => 16 << 10,
+            _ => 8 << 10,
+        }
+    }
+
+    /// Bytes of connections' buffers now.
+    pub fn buffered(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,66 @@
+//! Berth's network stack.
+//!
+//! # Ideas
+//! smoltcp runs TCP, one small interface with one socket per connection ([`flow`]); everything around it is here: frames
+//! and neighbours ([`neigh`]), addresses and routes ([`config`]), demultiplexing by hashed 4-tuple ([`tcp`]), listeners
+//! with a bounded SYN queue and SYN cookies ([`listen`]), UDP and raw endpoints, loopback without Ethernet, and the
+//! sockets that programs see ([`socket`], [`unix`]). So a packet costs the same however many connections there are, and
+//! two CPUs that serve two connections share no lock but a short-held bucket of a table now and then.
+//!
+//! # Who owns what, and which lock guards it
+//! | state | owner | lock (rank) |
+//! | --- | --- | --- |
+//! | interfaces, addresses, routes: an immutable [`config::Config`] behind a counted pointer | [`Stack`] | config (560), held to clone or replace the pointer |
+//! | neighbours and the packets that wait for them | [`neigh::Neighbours`] | neighbours (565) |
+//! | which ports are bound | [`ports::Ports`] | ports (520) |
+//! | listeners by port | [`tcp::Tcp`] | listeners (525) |
+//! | half-open and accepted connections | [`listen::Listener`] | listener (535) |
+//! | connections by 4-tuple, TIME_WAIT records | [`tcp::Tcp`], 256 buckets | flow bucket (540) |
+//! | one connection | [`flow::Flow`] | flow (545) |
+//! | datagram endpoints by port; each one's queue | [`udp::Udp`]; [`udp::Endpoint`] | udp bucket (550); endpoint queue (555) |
+//! | packets on their way through loopback | [`Stack`], 16 lanes | lane (570) |
+//! | deadlines | [`timers::Timers`], 16 buckets | net timers (575) |
+//! | unix sockets | [`unix`] | 505 to 515 |
+//!
+//! No lock is held while a packet is handed to a device, to loopback or to another flow. All of it runs in threads
+//! (drivers hand packets over from a thread of theirs), so the locks do not mask interrupts.
+//!
+//! # Time and randomness
+//! Come through [`Env`], so that tests run in virtual time.
+//!
+//! # What was not done
+//! See `docs/limits.md`: no selective-acknowledgement sender and no CUBIC (smoltcp's needs floating point), buffers of a
+//! connection keep the size they were made with, no IGMP, no forwarding between interfaces.
+#![cfg_attr(target_os = "none", no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod config;
+pub mod device;
+mod env;
+pub mod flow;
+mod hash;
+mod icmp;
+mod input;
+pub mod listen;
+pub mod neigh;
+mod output;
+pub mod packet;
+pub mod ports;
+pub mod raw;
+mod reassembly;
+pub mod socket;
+mod stack;
+pub mod tcp;
+mod timers;
+pub mod udp;
+pub mod unix;
+
+pub use device::{Features, NetDevice, RxMeta};
+pub use env::{Env, PlatformEnv};
+pub use packet::{Packet, Tuple};
+pub use stack::{Counters, Limits, Stack};
+
+#[cfg(test)]
+mod tests;

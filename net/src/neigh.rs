@@ -1,0 +1,315 @@
+//! Neighbours: which link-layer address an IP address has, by ARP (RFC 826) and NDP (RFC 4861).
+//!
+//! # Rules
+//! - An entry is made only when this host asks, or when somebody asks for this host's address: no stranger fills the
+//!   table. It is bounded ([`MAX`]); when full, the stalest goes.
+//! - At most [`QUEUE`] packets wait for an answer; older ones make room. Three requests, a second apart; then the
+//!   packets are dropped and reported to their senders as unreachable hosts.
+//! - An answer is trusted for 60 s, then asked for again while the old one stays in use.
+
+use crate::config::{Hop, NetIf};
+use crate::hash::Key;
+use crate::packet::{self, Packet, be16, put16};
+use crate::timers::Target;
+use crate::{Features, Stack};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use hashbrown::HashMap;
+use sync::{LockClass, SpinLock};
+
+static CLASS: LockClass = LockClass::new("neighbours", 565);
+
+/// Most entries.
+pub const MAX: usize = 1024;
+/// Most packets that wait for one answer.
+pub const QUEUE: usize = 16;
+const PROBES: u8 = 3;
+const PROBE_NS: u64 = 1_000_000_000;
+const TRUST_NS: u64 = 60_000_000_000;
+
+#[derive(Debug, Default)]
+struct Entry {
+    mac: Option<[u8; 6]>,
+    waiting: Vec<Packet>,
+    /// When the answer came, or the last request went.
+    at: u64,
+    probes: u8,
+}
+
+/// A neighbour, for `/proc/net/arp`.
+#[derive(Clone, Copy, Debug)]
+pub struct Neighbour {
+    /// On which interface.
+    pub index: u32,
+    /// Its IP address.
+    pub addr: IpAddr,
+    /// Its link-layer address, once it has answered.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// The table.
+pub struct Neighbours {
+    table: SpinLock<HashMap<(u32, IpAddr), Entry, Key>>,
+}
+
+impl Neighbours {
+    pub(crate) fn new(key: Key) -> Self {
+        Neighbours { table: SpinLock::new(&CLASS, HashMap::with_hasher(key)) }
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Vec<Neighbour> {
+        let table = self.table.lock();
+        table.iter().map(|(k, e)| Neighbour { index: k.0, addr: k.1, mac: e.mac }).collect()
+    }
+}
+
+/// The link-layer address of a group.
+fn group_mac(addr: IpAddr) -> Option<[u8; 6]> {
+    match addr {
+        IpAddr::V4(a) if a.is_multicast() => {
+            let o = a.octets();
+            Some([1, 0, 0x5e, o[1] & 0x7f, o[2], o[3]])
+        }
+        IpAddr::V6(a) if a.is_multicast() => {
+            let o = a.octets();
+            Some([0x33, 0x33, o[12], o[13], o[14], o[15]])
+        }
+        _ => None,
+    }
+}
+
+/// A neighbour's solicited-node group.
+pub(crate) fn solicited(a: Ipv6Addr) -> Ipv6Addr {
+    let o = a.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(o[13]), u16::from(o[14]) << 8 | u16::from(o[15]))
+}
+
+impl Stack {
+    /// Sends an IP packet by `hop`: finds the neighbour's address, asking for it if need be.
+    pub(crate) fn link_output(&self, hop: &Hop, packet: Packet, broadcast: bool) {
+        let Some(device) = &hop.netif.device else { return };
+        if device.features().contains(Features::NO_LINK) {
+            return self.transmit(&hop.netif, packet);
+        }
+        let mac = if broadcast { Some([0xff; 6]) } else { group_mac(hop.next) };
+        if let Some(mac) = mac {
+            return self.send_frame(&hop.netif, mac, packet);
+        }
+        let now = self.env.now_ns();
+        let mut table = self.neighbours.table.lock();
+        let full = table.len() >= MAX;
+        let key = (hop.netif.index, hop.next);
+        let mut evicted = None;
+        if full && !table.contains_key(&key) {
+            let stalest = table.iter().min_by_key(|(_, e)| e.at).map(|(k, _)| *k);
+            evicted = stalest.and_then(|k| table.remove(&k));
+        }
+        let entry = table.entry(key).or_default();
+        let mut ask = false;
+        if let Some(mac) = entry.mac {
+            if now > entry.at + TRUST_NS && now > entry.at + TRUST_NS + u64::from(entry.probes) * PROBE_NS {
+                entry.probes += 1;
+                ask = true;
+                if entry.probes > PROBES {
+                    (entry.mac, entry.probes, entry.at) = (None, 1, now);
+                }
+            }
+            drop(table);
+            self.send_frame(&hop.netif, mac, packet);
+        } else {
+            if entry.waiting.len() >= QUEUE {
+                entry.waiting.remove(0);
+            }
+            entry.waiting.push(packet);
+            if entry.probes == 0 {
+                (entry.probes, entry.at) = (1, now);
+                ask = true;
+            }
+            drop(table);
+        }
+        drop(evicted);
+        if ask {
+            self.solicit(&hop.netif, hop.next, hop.source);
+            self.timers.arm(&*self.env, now + PROBE_NS, Target::Neighbour(hop.netif.clone(), hop.next));
+        }
+    }
+
+    /// A request went unanswered for a second.
+    pub(crate) fn neighbour_timer(&self, netif: &Arc<NetIf>, addr: IpAddr) {
+        let now = self.env.now_ns();
+        let mut table = self.neighbours.table.lock();
+        let key = (netif.index, addr);
+        let Some(entry) = table.get_mut(&key).filter(|e| e.mac.is_none()) else { return };
+        if entry.probes < PROBES {
+            entry.probes += 1;
+            entry.at = now;
+            drop(table);
+            if let Ok(hop) = self.config().route(addr, netif.index) {
+                self.solicit(netif, addr, hop.source);
+            }
+            self.timers.arm(&*self.env, now + PROBE_NS, Target::Neighbour(netif.clone(), addr));
+            return;
+        }
+        let lost = table.remove(&key).map(|e| e.waiting).unwrap_or_default();
+        drop(table);
+        for p in lost {
+            self.unreachable(p.bytes());
+        }
+    }
+
+    /// Learns an address: always if it is asked for, else only if `create`.
+    pub(crate) fn learn(&self, netif: &Arc<NetIf>, addr: IpAddr, mac: [u8; 6], create: bool) {
+        if addr.is_unspecified() || addr.is_multicast() || mac[0] & 1 != 0 {
+            return;
+        }
+        let now = self.env.now_ns();
+        let mut table = self.neighbours.table.lock();
+        let key = (netif.index, addr);
+        if !table.contains_key(&key) && (!create || table.len() >= MAX) {
+            return;
+        }
+        let entry = table.entry(key).or_default();
+        let moved = entry.mac != Some(mac);
+        let waiting = core::mem::take(&mut entry.waiting);
+        *entry = Entry { mac: Some(mac), waiting: Vec::new(), at: now, probes: 0 };
+        drop(table);
+        if moved {
+            self.bump();
+        }
+        for p in waiting {
+            self.send_frame(netif, mac, p);
+        }
+    }
+
+    fn solicit(&self, netif: &Arc<NetIf>, addr: IpAddr, source: IpAddr) {
+        match (addr, source) {
+            (IpAddr::V4(a), IpAddr::V4(s)) => self.send_arp(netif, 1, [0xff; 6], [0; 6], s, a),
+            (IpAddr::V6(a), IpAddr::V6(s)) => self.send_nd(netif, 135, s, solicited(a), a, None),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn send_arp(
+        &self,
+        netif: &Arc<NetIf>,
+        op: u16,
+        to: [u8; 6],
+        target_mac: [u8; 6],
+        source: Ipv4Addr,
+        target: Ipv4Addr,
+    ) {
+        let mut p = Packet::new(28);
+        let b = p.bytes_mut();
+        b[..6].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
+        put16(b, 6, op);
+        b[8..14].copy_from_slice(&netif.mac());
+        b[14..18].copy_from_slice(&source.octets());
+        b[18..24].copy_from_slice(&target_mac);
+        b[24..28].copy_from_slice(&target.octets());
+        self.send_ether(netif, to, 0x0806, p);
+    }
+
+    /// An NDP message: solicitation (135) or advertisement (136) for `target`; `mac`: to whom, if not the group.
+    fn send_nd(
+        &self,
+        netif: &Arc<NetIf>,
+        kind: u8,
+        source: Ipv6Addr,
+        to: Ipv6Addr,
+        target: Ipv6Addr,
+        mac: Option<[u8; 6]>,
+    ) {
+        let with_link = !source.is_unspecified();
+        let len = if with_link { 32 } else { 24 };
+        let Some((mut p, at)) = packet::build_ip(source.into(), to.into(), packet::ICMPV6, 255, 0, len) else { return };
+        let b = &mut p.bytes_mut()[at..];
+        b[0] = kind;
+        if kind == 136 {
+            b[4] = if to.is_multicast() { 0x20 } else { 0x60 };
+        }
+        b[8..24].copy_from_slice(&target.octets());
+        if with_link {
+            (b[24], b[25]) = (if kind == 135 { 1 } else { 2 }, 1);
+            b[26..32].copy_from_slice(&netif.mac());
+        }
+        let c = packet::checksum(source.into(), to.into(), packet::ICMPV6, b);
+        put16(b, 2, c);
+        let mac = mac.or_else(|| group_mac(to.into()));
+        self.send_frame(netif, mac.unwrap_or([0xff; 6]), p);
+    }
+
+    /// An ARP packet came.
+    pub(crate) fn arp_input(&self, netif: &Arc<NetIf>, b: &[u8]) -> Option<()> {
+        if b.get(..6)? != [0, 1, 8, 0, 6, 4] || b.len() < 28 {
+            return None;
+        }
+        let sender_mac: [u8; 6] = b[8..14].try_into().ok()?;
+        let (sender, target) = (packet::v4(b, 14)?, packet::v4(b, 24)?);
+        let config = self.config();
+        let own = &config.interface(netif.index)?.addrs;
+        let for_us = own.iter().any(|a| a.0 == IpAddr::V4(target));
+        let known = own.iter().any(|a| crate::config::matches(a.0, sender.into(), a.1));
+        if own.iter().any(|a| a.0 == IpAddr::V4(sender)) {
+            return Some(());
+        }
+        self.learn(netif, sender.into(), sender_mac, for_us && known);
+        if be16(b, 6)? == 1 && for_us {
+            self.send_arp(netif, 2, sender_mac, sender_mac, target, sender);
+        }
+        Some(())
+    }
+
+    /// A neighbour solicitation or advertisement came; `m` is the ICMPv6 message (its checksum was right).
+    pub(crate) fn nd_input(&self, netif: &Arc<NetIf>, src: Ipv6Addr, m: &[u8], frame_mac: [u8; 6]) -> Option<()> {
+        let target = packet::v6(m, 8)?;
+        let mut options = m.get(24..)?;
+        let mut link = None;
+        while let [kind, len, ..] = options {
+            let len = usize::from(*len) * 8;
+            if len == 0 || len > options.len() {
+                return None;
+            }
+            if (*kind == 1 || *kind == 2) && len == 8 {
+                link = options[2..8].try_into().ok();
+            }
+            options = &options[len..];
+        }
+        if m[0] == 136 {
+            self.learn(netif, target.into(), link?, false);
+            return Some(());
+        }
+        let config = self.config();
+        if !config.interface(netif.index)?.addrs.iter().any(|a| a.0 == IpAddr::V6(target)) {
+            return Some(());
+        }
+        if src.is_unspecified() {
+            // Somebody checks whether the address is free: it is not (RFC 4862, 5.4).
+            let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+            self.send_nd(netif, 136, target, all, target, None);
+            return Some(());
+        }
+        if let Some(mac) = link {
+            self.learn(netif, src.into(), mac, true);
+        }
+        self.send_nd(netif, 136, target, src, target, Some(link.unwrap_or(frame_mac)));
+        Some(())
+    }
+
+    fn send_frame(&self, netif: &Arc<NetIf>, to: [u8; 6], packet: Packet) {
+        let ethertype = if packet.bytes().first().is_some_and(|b| b >> 4 == 6) { 0x86dd } else { 0x0800 };
+        self.send_ether(netif, to, ethertype, packet);
+    }
+
+    /// Puts an Ethernet header before `packet` and sends it.
+    pub fn send_ether(&self, netif: &Arc<NetIf>, to: [u8; 6], ethertype: u16, mut packet: Packet) {
+        let mut header = [0; 14];
+        header[..6].copy_from_slice(&to);
+        header[6..12].copy_from_slice(&netif.mac());
+        put16(&mut header, 12, ethertype);
+        if packet.push(&header) {
+            self.transmit(netif, packet);
+        }
+    }
+}
