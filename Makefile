@@ -36,7 +36,7 @@ export MUSL_INCLUDE MUSL_LIB KERNEL_HEADERS BERTH_SOURCES BERTH_CACHE BERTH_RUST
 CARGO_ := scripts/cargo
 boot_initrd := $(if $(INITRD),$(INITRD),$(BUILD)/initrd.cpio.gz)
 
-.PHONY: help setup kernel kernels initrd harness run run-linux linux test host-test lint fmt bench clean distclean FORCE
+.PHONY: help setup kernel kernels initrd harness run run-linux linux test host-test crash-soak lint fmt bench clean distclean FORCE
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,7 @@ help:
 #:   make lint         rustfmt and clippy on every crate, shellcheck on every script
 #:   make fmt          format all Rust code
 #:   make host-test    the tests that need no machine
+#:   make crash-soak   the crash matrix of the file system with a million cuts (minutes to an hour; SEED=n repeats)
 #:   make bench        the same programs on Berth and on Debian's Linux, as ratios (BENCHFLAGS=…)
 #:   make kernel       build/kernel.img, an arm64 Image (PROFILE=…)
 #:   make initrd       build/initrd.cpio.gz, the initial root with busybox and the test programs
@@ -119,6 +120,10 @@ host-test: setup
 
 test: setup
 	@scripts/test all
+
+# A million cuts instead of ten thousand; SEED=n repeats a run.
+crash-soak: setup
+	CUTS=$${CUTS:-1000000} scripts/cargo test --release -p journal -- --nocapture matrix
 
 bench: kernel initrd linux harness
 	@scripts/cargo run --release -q -p harness -- bench $(BENCHFLAGS)

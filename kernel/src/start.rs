@@ -19,10 +19,9 @@ pub extern "C" fn kernel_main(dtb_phys: u64, image_phys: u64) -> ! {
     if !arch::cpu::meets_minimum() {
         refuse_cpu(&found);
     }
-    percpu::install(0);
-    trap::init_cpu();
     // SAFETY: first thing on this CPU; the context is a static.
-    unsafe { context::adopt(&sched::BOOT_CONTEXT) };
+    unsafe { context::adopt(&sched::BOOT_CONTEXT, 0) };
+    trap::init_cpu();
     arch::mmu::init(root, image_phys, boot::image_virt());
     boot::retire_identity_map();
     time::init();
@@ -159,7 +158,6 @@ pub fn stop(why: &str) -> ! {
 
 /// A secondary CPU arrives here, on its idle thread's stack.
 pub fn secondary_main(cpu: usize) -> ! {
-    sched::adopt_secondary(cpu);
     if let Err(why) = gic::init_cpu() {
         error!("cpu{cpu}: {why}");
         arch::halt();

@@ -5,13 +5,16 @@
 //! [`ThreadContext::sp`]. FP registers are user state only (the kernel is built without FP): they are saved when a thread
 //! that used them is switched out, and loaded on the way back to user mode only if the CPU does not still hold them.
 //!
+//! `TPIDR_EL1` holds the running thread's context, which knows its CPU: one register read that needs no trap check gives
+//! the thread, and a load more the CPU. `SP_EL0` is left to user mode, so that entering the kernel writes no register.
+//!
 //! Ownership: `flags` is atomic and anyone may set bits; everything else belongs to the thread itself while it runs and
 //! to the scheduler while it does not.
 
-use crate::arch::percpu::{self, Counter};
+use crate::arch::percpu::{self, Counter, PerCpu};
 use crate::arch::trap::TrapFrame;
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// The CPU should pick another thread before going on.
 pub const NEED_RESCHED: u32 = 1 << 0;
@@ -57,6 +60,8 @@ pub struct ThreadContext {
     pub flags: AtomicU32,
     /// How often preemption is disabled. Only the thread itself (and interrupts on top of it) change it.
     pub preempt: Cell<u32>,
+    /// The CPU that it runs on, while it runs. At [`OFFSET_CPU`]: the vectors load it.
+    pub(super) cpu: AtomicPtr<PerCpu>,
     /// The saved stack pointer while not running.
     sp: Cell<u64>,
     /// User's TPIDR_EL0 while not running.
@@ -71,6 +76,9 @@ pub struct ThreadContext {
     #[cfg(debug_assertions)]
     held: UnsafeCell<platform::HeldLocks>,
 }
+
+/// Offset of `cpu`, for the vectors.
+pub const OFFSET_CPU: usize = core::mem::offset_of!(ThreadContext, cpu);
 
 // SAFETY: see the module's ownership rule.
 unsafe impl Sync for ThreadContext {}
@@ -106,6 +114,7 @@ impl ThreadContext {
             flags: AtomicU32::new(0),
             // A new thread enters as if from inside the scheduler, which runs with preemption disabled once.
             preempt: Cell::new(if sp == 0 { 0 } else { 1 }),
+            cpu: AtomicPtr::new(core::ptr::null_mut()),
             sp: Cell::new(sp),
             tpidr: Cell::new(0),
             fp: UnsafeCell::new(FpState::new()),
@@ -177,26 +186,34 @@ impl ThreadContext {
         cpu.fp_owner.get() == self.address() && self.fp_cpu.get() == cpu.id.get()
     }
 
-    /// A copy of the running thread's FP registers (for fork and signal frames).
-    pub fn fp_snapshot(&self) -> FpState {
+    /// The running thread's FP registers as they are in user mode now (for fork and signal frames). The reference is good
+    /// until the thread goes back to user mode.
+    pub fn fp_state(&self) -> &FpState {
         let irq = crate::arch::irq_save();
         if self.fp_is_live() && self.flags.load(Ordering::Relaxed) & FP_RESTORE == 0 {
             // SAFETY: FP access is enabled at EL1; the buffer is ours.
             unsafe { fp_save(self.fp.get()) };
         }
-        // SAFETY: the running thread owns its state.
-        let state = unsafe { *self.fp.get() };
         crate::arch::irq_restore(irq);
-        state
+        // SAFETY: the running thread owns its state; a switch would write the same values.
+        unsafe { &*self.fp.get() }
     }
 
-    /// Sets the FP registers: of the running thread (sigreturn), or of one that never ran (fork).
+    /// Sets the FP registers of a thread that never ran (fork).
     pub fn fp_set(&self, state: &FpState) {
-        let irq = crate::arch::irq_save();
-        // SAFETY: owned by the caller as stated.
+        // SAFETY: the caller is the only one that knows the thread.
         unsafe { *self.fp.get() = *state };
+        self.flags.fetch_or(FP_RESTORE, Ordering::Relaxed);
+    }
+
+    /// Lets `fill` write the running thread's FP registers (sigreturn); it may sleep. What it leaves is what user mode gets.
+    pub fn fp_fill<T>(&self, fill: impl FnOnce(&mut FpState) -> T) -> T {
+        let irq = crate::arch::irq_save();
+        // From here on a switch does not save the CPU's registers over what `fill` writes.
         self.forget_fp();
         crate::arch::irq_restore(irq);
+        // SAFETY: the running thread owns its state, and nobody else touches it now.
+        fill(unsafe { &mut *self.fp.get() })
     }
 
     /// Loads the FP registers if the CPU does not hold them. On the way to user mode, interrupts masked.
@@ -248,8 +265,8 @@ pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
         // SAFETY: a user register.
         unsafe { crate::write_sysreg!("tpidr_el0", next.tpidr.get()) };
     }
-    cpu.current.store(core::ptr::from_ref(next).cast_mut(), Ordering::Relaxed);
-    percpu::count(Counter::ContextSwitches);
+    next.cpu.store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Relaxed);
+    percpu::count_own(Counter::ContextSwitches);
     // SAFETY: by contract.
     unsafe { switch_stacks(prev.sp.as_ptr(), next.sp.get(), next) };
 }
@@ -258,20 +275,20 @@ pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
 #[inline(always)]
 pub fn current() -> &'static ThreadContext {
     let p: *const ThreadContext;
-    // SAFETY: SP_EL0 holds the running thread in kernel mode, which stays alive while it runs. The value is the same
-    // for all the code that one thread runs, so the read may be merged (`pure`).
+    // SAFETY: TPIDR_EL1 holds the running thread, which stays alive while it runs. The value is the same for all the code
+    // that one thread runs, so the read may be merged (`pure`).
     unsafe {
-        core::arch::asm!("mrs {}, sp_el0", out(reg) p, options(pure, nomem, nostack, preserves_flags));
+        core::arch::asm!("mrs {}, tpidr_el1", out(reg) p, options(pure, nomem, nostack, preserves_flags));
         &*p
     }
 }
 
-/// Makes `first` the running thread of a CPU that has none yet.
+/// Makes `first` the running thread of CPU `cpu`, the calling one, in place of none or of the boot context.
 ///
 /// # Safety
-/// Called once on each CPU, before interrupts are unmasked; `first` lives for ever.
-pub unsafe fn adopt(first: &'static ThreadContext) {
-    percpu::this().current.store(core::ptr::from_ref(first).cast_mut(), Ordering::Relaxed);
-    // SAFETY: SP_EL0 is the kernel's while in kernel mode.
-    unsafe { crate::write_sysreg!("sp_el0", core::ptr::from_ref(first) as u64) };
+/// Before interrupts are unmasked; `first` lives for ever and runs nowhere else.
+pub unsafe fn adopt(first: &'static ThreadContext, cpu: usize) {
+    first.cpu.store(core::ptr::from_ref(percpu::of(cpu)).cast_mut(), Ordering::Relaxed);
+    // SAFETY: the register is the kernel's own.
+    unsafe { crate::write_sysreg!("tpidr_el1", core::ptr::from_ref(first) as u64) };
 }

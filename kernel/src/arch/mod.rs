@@ -19,6 +19,9 @@ pub mod tlb;
 pub mod trap;
 pub mod uaccess;
 
+// What the compiler calls to copy, fill and compare memory; in place of its own.
+core::arch::global_asm!(include_str!("memory.S"), options(raw));
+
 /// Reads a system register.
 #[macro_export]
 macro_rules! read_sysreg {

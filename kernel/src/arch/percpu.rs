@@ -1,6 +1,6 @@
 //! Per-CPU state and CPU identity.
 //!
-//! `TPIDR_EL1` holds the address of the CPU's [`PerCpu`] (fast path). Before it is set, and as a cross-check, a bounded
+//! `TPIDR_EL1` holds the running thread, and that the address of its CPU's [`PerCpu`] (fast path). As a cross-check, a bounded
 //! lookup of `MPIDR_EL1` among the CPUs that firmware listed gives the same answer ([`lookup_by_mpidr`]); gate s0 compares
 //! both on every CPU, and the boot parameter `berth.sabotage=cpuid` breaks the fast path to show that the gate sees it.
 //!
@@ -8,9 +8,9 @@
 //! itself, read by all). A thread may use a reference to "its" block only while it cannot migrate; [`id`] is therefore
 //! meaningful only with preemption disabled.
 
-use crate::arch::context::ThreadContext;
+use crate::arch::context;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// The most CPUs that the kernel uses.
 pub const MAX_CPUS: usize = 64;
@@ -73,9 +73,7 @@ counters! {
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub struct PerCpu {
-    /// The running thread. At offset 0: the vectors load it.
-    pub current: AtomicPtr<ThreadContext>,
-    /// Top of the stack on which a kernel stack overflow is reported. At offset 8.
+    /// Top of the stack on which a kernel stack overflow is reported. The vectors load it.
     pub emergency_stack: AtomicUsize,
     /// This CPU's index.
     pub id: Cell<usize>,
@@ -88,8 +86,6 @@ pub struct PerCpu {
     counters: [AtomicU64; COUNTER_COUNT],
 }
 
-/// Offset of `current`, for the vectors.
-pub const OFFSET_CURRENT: usize = core::mem::offset_of!(PerCpu, current);
 /// Offset of `emergency_stack`, for the vectors.
 pub const OFFSET_EMERGENCY: usize = core::mem::offset_of!(PerCpu, emergency_stack);
 
@@ -99,7 +95,6 @@ unsafe impl Sync for PerCpu {}
 
 static BLOCKS: [PerCpu; MAX_CPUS] = [const {
     PerCpu {
-        current: AtomicPtr::new(core::ptr::null_mut()),
         emergency_stack: AtomicUsize::new(0),
         id: Cell::new(0),
         mpidr: Cell::new(u64::MAX),
@@ -123,13 +118,6 @@ pub fn init(mpidrs: &[u64]) {
     LISTED.store(mpidrs.len().clamp(1, MAX_CPUS), Ordering::Release);
 }
 
-/// Points `TPIDR_EL1` at block `cpu`; the calling CPU is that CPU.
-pub fn install(cpu: usize) {
-    let block: *const PerCpu = &BLOCKS[cpu];
-    // SAFETY: the register is the kernel's own; the block lives for ever.
-    unsafe { crate::write_sysreg!("tpidr_el1", block as u64) };
-}
-
 /// How many CPUs firmware lists (and the kernel knows).
 pub fn listed() -> usize {
     LISTED.load(Ordering::Acquire)
@@ -144,12 +132,8 @@ pub fn of(cpu: usize) -> &'static PerCpu {
 /// The calling CPU's block. The caller must not migrate while it uses it.
 #[inline(always)]
 pub fn this() -> &'static PerCpu {
-    let p: *const PerCpu;
-    // SAFETY: TPIDR_EL1 is set by `install` before anything else runs on the CPU. Not `pure`: a thread migrates.
-    unsafe {
-        core::arch::asm!("mrs {}, tpidr_el1", out(reg) p, options(nomem, nostack, preserves_flags));
-        &*p
-    }
+    // SAFETY: `context::adopt` and `context::switch` set it in whatever runs. Read anew each time: a thread migrates.
+    unsafe { &*context::current().cpu.load(Ordering::Relaxed) }
 }
 
 /// The calling CPU's index (fast path).
@@ -214,6 +198,14 @@ pub fn count(what: Counter) {
     // Interrupt handlers count other events than the code they interrupt, so a plain add would almost do; LSE makes the
     // atomic one as cheap.
     c.fetch_add(1, Ordering::Relaxed);
+}
+
+/// As [`count`] for an event that no interrupt handler counts, on a path where the price of an atomic addition shows. The
+/// caller cannot migrate, or does not mind that a count is lost where it is preempted here.
+#[inline(always)]
+pub fn count_own(what: Counter) {
+    let c = &this().counters[what as usize];
+    c.store(c.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Counts `n` events on the calling CPU.

@@ -72,7 +72,7 @@ fn clean(va: u64, len: u64) {
 
 extern "C" fn secondary_main(args: &SecondaryArgs) -> ! {
     let cpu = args.cpu as usize;
-    percpu::install(cpu);
+    crate::sched::adopt_secondary(cpu);
     crate::arch::trap::init_cpu();
     crate::arch::mmu::unload_user();
     crate::arch::tlb::flush_local();

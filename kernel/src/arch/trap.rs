@@ -63,7 +63,7 @@ const SIGFPE: u32 = 8;
 
 core::arch::global_asm!(
     include_str!("vectors.S"),
-    percpu_current = const percpu::OFFSET_CURRENT,
+    context_cpu = const context::OFFSET_CPU,
     percpu_emergency = const percpu::OFFSET_EMERGENCY,
     syscall = sym syscall_entry,
     el0_fault = sym el0_fault,

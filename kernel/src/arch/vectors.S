@@ -1,8 +1,12 @@
 // Exception vectors, the system-call fast path, and the context switch.
 //
-// The frame (arch/trap.rs TrapFrame): x0-x30, sp, pc, pstate, orig_x0, syscallno = 288 bytes. In kernel mode SP_EL0 holds
-// the current thread and TPIDR_EL1 the per-CPU block. A thread's kernel stack is empty while it runs in user mode, so its
+// The frame (arch/trap.rs TrapFrame): x0-x30, sp, pc, pstate, orig_x0, syscallno = 288 bytes. TPIDR_EL1 holds the current
+// thread; SP_EL0 stays the user's in kernel mode. A thread's kernel stack is empty while it runs in user mode, so its
 // frame is always at the stack's top.
+//
+// Writes of system registers are the dear part of an entry (on the emulator each ends a block of translated code, and
+// on hardware most serialise), so entry writes none, and return writes only those of ELR, SPSR and SP_EL0 that a nested
+// exception, a switch of threads or the call itself has changed.
 
     .macro  vector label
     .balign 128
@@ -35,9 +39,6 @@
     save_frame
     mrs     x21, sp_el0
     stp     x30, x21, [sp, #240]
-    mrs     x24, tpidr_el1
-    ldr     x24, [x24, #{percpu_current}]
-    msr     sp_el0, x24
     mov     x29, xzr                        // back-traces end here
     mov     x30, xzr
     .endm
@@ -107,15 +108,19 @@ el0_32:
     .global ret_to_user
 ret_to_user:
     msr     daifset, #2
-    mrs     x24, sp_el0
+    mrs     x24, tpidr_el1
     ldr     w1, [x24]                       // ThreadContext.flags
     cbnz    w1, 2f
 1:  ldp     x22, x23, [sp, #256]
     ldp     x30, x21, [sp, #240]
-    msr     elr_el1, x22
-    msr     spsr_el1, x23
-    msr     sp_el0, x21
-    ldp     x0, x1, [sp, #0]
+    mrs     x24, elr_el1
+    mrs     x25, spsr_el1
+    mrs     x26, sp_el0
+    cmp     x24, x22
+    ccmp    x25, x23, #0, eq
+    ccmp    x26, x21, #0, eq
+    b.ne    3f
+4:  ldp     x0, x1, [sp, #0]
     ldp     x2, x3, [sp, #16]
     ldp     x4, x5, [sp, #32]
     ldp     x6, x7, [sp, #48]
@@ -135,6 +140,10 @@ ret_to_user:
 2:  mov     x0, sp
     bl      {exit_work}                     // interrupts masked on return, flags handled
     b       1b
+3:  msr     elr_el1, x22
+    msr     spsr_el1, x23
+    msr     sp_el0, x21
+    b       4b
 
 // Where a new user thread starts: switch() "returns" here.
     .global thread_start_user
@@ -181,6 +190,7 @@ el1_sync:
 1:  // overflow (or the boot stack, which is placed by the same rule): speak from the per-CPU emergency stack
     msr     tpidrro_el0, x0
     mrs     x0, tpidr_el1
+    ldr     x0, [x0, #{context_cpu}]
     ldr     x0, [x0, #{percpu_emergency}]
     mov     sp, x0
     mrs     x0, tpidrro_el0
@@ -240,7 +250,7 @@ switch_stacks:
     mov     x9, sp
     str     x9, [x0]
     mov     sp, x1
-    msr     sp_el0, x2
+    msr     tpidr_el1, x2
     ldp     x19, x20, [sp, #0]
     ldp     x21, x22, [sp, #16]
     ldp     x23, x24, [sp, #32]

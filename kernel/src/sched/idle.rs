@@ -19,6 +19,7 @@ const BALANCE_NS: u64 = 20_000_000;
 
 /// Makes `thread` CPU `cpu`'s idle thread, before that CPU schedules.
 pub fn set_thread(cpu: usize, thread: Arc<Thread>) {
+    super::timer::prepare(cpu);
     thread.sched.state.store(super::state::RUNNABLE, Ordering::Relaxed);
     let _ = IDLE[cpu].set(thread);
 }

@@ -128,7 +128,7 @@ fn cpu_id(n: usize) -> CpuId {
 /// must not be handed to others (clone an [`Arc`] with [`current_arc`]).
 #[inline(always)]
 pub fn current() -> &'static Thread {
-    // SAFETY: ThreadContext is the first field of every Thread (repr(C)), and SP_EL0 holds the running one.
+    // SAFETY: ThreadContext is the first field of every Thread (repr(C)), and TPIDR_EL1 holds the running one.
     unsafe { &*core::ptr::from_ref::<ThreadContext>(context::current()).cast::<Thread>() }
 }
 
@@ -498,7 +498,7 @@ pub fn init_boot_cpu() {
     t.sched.on_cpu.store(true, Ordering::Relaxed);
     t.arch.preempt.set(context::current().preempt.get());
     // SAFETY: the idle thread lives for ever; the boot context is left for good.
-    unsafe { context::adopt(&t.arch) };
+    unsafe { context::adopt(&t.arch, 0) };
 }
 
 /// Makes CPU `cpu`'s idle thread; returns the top of its stack.
@@ -513,5 +513,5 @@ pub fn prepare_secondary(cpu: usize) -> usize {
 /// The secondary `cpu` becomes its idle thread.
 pub fn adopt_secondary(cpu: usize) {
     // SAFETY: first thing on this CPU; idle threads live for ever.
-    unsafe { context::adopt(&idle::thread(cpu).arch) };
+    unsafe { context::adopt(&idle::thread(cpu).arch, cpu) };
 }

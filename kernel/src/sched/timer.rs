@@ -176,7 +176,7 @@ fn lock_with_room(cpu: usize) -> Option<IrqGuard<'static, Set>> {
         if set.has_room() {
             return Some(set);
         }
-        let wanted = (set.heap.capacity().max(set.calls.capacity()) * 2).max(64);
+        let wanted = (set.heap.capacity().max(set.calls.capacity()) * 2).max(32);
         drop(set);
         let (mut heap, mut calls, mut free) = (Vec::new(), Vec::new(), Vec::new());
         heap.try_reserve_exact(wanted).ok()?;
@@ -193,6 +193,11 @@ fn lock_with_room(cpu: usize) -> Option<IrqGuard<'static, Set>> {
         }
         drop(set);
     }
+}
+
+/// Gets a CPU's first storage, so that it is not the first timers that take it.
+pub(super) fn prepare(cpu: usize) {
+    drop(lock_with_room(cpu));
 }
 
 fn sooner(cpu: usize, deadline: u64) {

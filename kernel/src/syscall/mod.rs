@@ -43,7 +43,7 @@ pub fn unknown(_frame: &mut TrapFrame) -> SysResult {
 /// Runs the call that the frame asks for and leaves its result there.
 #[inline]
 pub fn dispatch(frame: &mut TrapFrame) {
-    percpu::count(Counter::Syscalls);
+    percpu::count_own(Counter::Syscalls);
     let number = frame.syscallno;
     let handler = table::HANDLERS.get(number as usize).copied().unwrap_or(unknown);
     if context::current().flags.load(Ordering::Relaxed) & TRACE != 0 {

@@ -186,7 +186,7 @@ fn build(me: &Thread, frame: &TrapFrame, a: &CloneArgs, tid: Pid) -> Result<Arc<
         name: super::thread::name_bytes(&me.name()),
         blocked: me.blocked(),
     });
-    thread.arch.fp_set(&me.arch.fp_snapshot());
+    thread.arch.fp_set(me.arch.fp_state());
     let tls = if f & flag::SETTLS != 0 { a.tls } else { crate::read_sysreg!("tpidr_el0") };
     thread.arch.set_tls(tls, false);
     thread.init_mm(mm);

@@ -74,6 +74,8 @@ pub struct Process {
     pub pid: Pid,
     /// Its place in the tree.
     pub links: InTree<Links>,
+    /// Its parent's number (0: none), as `links` says: written under the tree's lock, read without.
+    pub(super) ppid: AtomicU32,
     /// Signals and the list of threads.
     pub signals: IrqLock<SignalState>,
     /// Woken when a child changes state, and when a thread leaves.
@@ -117,6 +119,7 @@ impl Process {
         Process {
             pid,
             links: InTree::new(Links::default()),
+            ppid: AtomicU32::new(0),
             signals: IrqLock::new(&SIGNALS, signals),
             child_wait: WaitQueue::new(),
             limits,
@@ -147,9 +150,9 @@ impl Process {
     }
 
     /// Its parent's number; 0 if it has none.
+    #[inline]
     pub fn ppid(&self) -> Pid {
-        let tree = TREE.lock();
-        self.links.get(&tree).parent.as_ref().map_or(Pid(0), |p| p.pid)
+        Pid(self.ppid.load(Ordering::Relaxed))
     }
 
     /// Its process group; `None` for the kernel's and for a process that was collected.

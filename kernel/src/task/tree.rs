@@ -23,6 +23,7 @@ use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use sync::{IrqLock, LockClass};
 
 static CLASS: LockClass = LockClass::new("process tree", sync::rank::OBJECT + 20);
@@ -316,9 +317,11 @@ impl Tree {
         let links = child.links.get_mut(self);
         links.child_index = at;
         links.parent = Some(parent.clone());
+        child.ppid.store(parent.pid.0, Ordering::Relaxed);
     }
 
-    /// Takes `child` from its parent; returns the parent. Drop it outside the lock.
+    /// Takes `child` from its parent; returns the parent. Drop it outside the lock. `ppid` stays: the child gets another
+    /// parent under the same lock, or is gone.
     pub fn orphan(&mut self, child: &Process) -> Option<Arc<Process>> {
         let links = child.links.get_mut(self);
         let at = links.child_index;

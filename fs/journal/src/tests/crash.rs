@@ -62,7 +62,7 @@ impl Work {
     fn step(&mut self, op: u64) {
         let size = self.image.block_size;
         let picks: Vec<usize> =
-            (0..1 + self.rng.below(7)).map(|_| self.rng.below(self.now.len() as u64) as usize).collect();
+            (0..=self.rng.below(7)).map(|_| self.rng.below(self.now.len() as u64) as usize).collect();
         let committed = self.journal.committed_tid();
         let mut todo = Vec::new();
         for i in picks {
@@ -210,7 +210,7 @@ fn matrix(cuts: u64, seed: u64, options: Options) -> Result<String, String> {
 }
 
 #[test]
-fn every_cut_recovers_to_a_state_that_was() {
+fn matrix_every_cut_recovers_to_a_state_that_was() {
     let cuts = std::env::var("CUTS").ok().and_then(|s| s.parse().ok()).unwrap_or(10_000);
     match matrix(cuts, seed("journal crash matrix"), options(Checksums::V3, true)) {
         Ok(what) => println!("journal crash matrix: {what}"),
@@ -220,7 +220,7 @@ fn every_cut_recovers_to_a_state_that_was() {
 
 /// The negative control: without flushes the same matrix must find a broken state.
 #[test]
-fn without_barriers_the_matrix_finds_losses() {
+fn matrix_without_barriers_finds_losses() {
     let options = Options { barrier: false, ..options(Checksums::V3, true) };
     if Image::make(2560, 1024, "").is_some() {
         assert!(matrix(3000, 1, options).is_err());

@@ -9,7 +9,7 @@ use super::state::Action;
 use super::{SA_ONSTACK, SA_RESTORER, SA_SIGINFO, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK};
 use crate::arch::context::FpState;
 use crate::arch::trap::{PSTATE_USER_MASK, TrapFrame};
-use crate::arch::uaccess::{UserAddr, copy_from_user, copy_to_user};
+use crate::arch::uaccess::{UserAddr, copy_from_user, copy_to_user, get_user_u64};
 use crate::task::thread::Thread;
 use platform::bytes::Fault;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -18,6 +18,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 const FRAME_SIZE: u64 = 128 + 4560;
 const FPSIMD_MAGIC: u32 = 0x4650_8001;
 const FPSIMD_SIZE: u32 = 528;
+/// Where V0 lies in the frame that [`push`] writes.
+const FP_AT: u64 = 592 + 16;
 
 /// `stack_t`.
 #[repr(C)]
@@ -50,7 +52,8 @@ struct UContext {
     pad2: u64,
 }
 
-/// The written part of the frame, up to the terminator.
+/// The written part of the frame, up to the FP registers, which are copied from where they are kept; the terminator
+/// follows them.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 struct Frame {
@@ -60,13 +63,11 @@ struct Frame {
     fp_size: u32,
     fpsr: u32,
     fpcr: u32,
-    v: [u128; 32],
-    end: [u64; 2],
 }
 
 const _: () = assert!(core::mem::offset_of!(Frame, uc.fault_address) == 128 + 176);
 const _: () = assert!(core::mem::offset_of!(Frame, fp_magic) == 128 + 176 + 288);
-const _: () = assert!(size_of::<Frame>() == 592 + 528 + 16);
+const _: () = assert!(size_of::<Frame>() == FP_AT as usize);
 
 /// Whether `sp` lies on the alternate stack.
 fn on_altstack(me: &Thread, sp: u64) -> bool {
@@ -106,7 +107,7 @@ pub fn push(me: &Thread, frame: &mut TrapFrame, info: SigInfo, action: Action, m
         super::Detail::Fault { addr } => addr,
         _ => 0,
     };
-    let fp = me.arch.fp_snapshot();
+    let fp = me.arch.fp_state();
     let image = Frame {
         info: info.to_bytes(),
         uc: UContext {
@@ -127,10 +128,10 @@ pub fn push(me: &Thread, frame: &mut TrapFrame, info: SigInfo, action: Action, m
         fp_size: FPSIMD_SIZE,
         fpsr: fp.fpsr,
         fpcr: fp.fpcr,
-        v: fp.v,
-        end: [0; 2],
     };
     copy_to_user(UserAddr(at), image.as_bytes())?;
+    copy_to_user(UserAddr(at + FP_AT), fp.v.as_bytes())?;
+    copy_to_user(UserAddr(at + FP_AT + 512), [0u64; 2].as_bytes())?;
     copy_to_user(UserAddr(record), [frame.x[29], frame.x[30]].as_bytes())?;
     let (_, _, flags) = me.altstack.get();
     if flags & SS_AUTODISARM != 0 && action.flags & SA_ONSTACK != 0 {
@@ -159,8 +160,8 @@ pub fn pop(me: &Thread, frame: &mut TrapFrame) -> Result<u64, Fault> {
     }
     let mut uc = UContext::new_zeroed();
     copy_from_user(uc.as_mut_bytes(), at.offset(128))?;
-    let fp = find_fp(at.offset(592))?;
-    me.arch.fp_set(&fp);
+    let record = find_fp(at.offset(592))?;
+    me.arch.fp_fill(|fp| read_fp(record, fp))?;
     frame.x = uc.regs;
     frame.sp = uc.sp;
     frame.pc = uc.pc;
@@ -171,21 +172,14 @@ pub fn pop(me: &Thread, frame: &mut TrapFrame) -> Result<u64, Fault> {
     Ok(uc.sigmask)
 }
 
-/// Walks the extension records for the FP state, which must be there.
-fn find_fp(records: UserAddr) -> Result<FpState, Fault> {
+/// Walks the extension records for the FP state's, which must be there.
+fn find_fp(records: UserAddr) -> Result<UserAddr, Fault> {
     let mut offset = 0u64;
     while offset < 4096 {
-        let mut head = [0u32; 2];
-        copy_from_user(head.as_mut_bytes(), records.offset(offset))?;
-        let [magic, size] = head;
+        let head = get_user_u64(records.offset(offset))?;
+        let (magic, size) = (head as u32, (head >> 32) as u32);
         if magic == FPSIMD_MAGIC && size == FPSIMD_SIZE {
-            let mut status = [0u32; 2];
-            copy_from_user(status.as_mut_bytes(), records.offset(offset + 8))?;
-            let mut fp = FpState::new();
-            copy_from_user(fp.v.as_mut_bytes(), records.offset(offset + 16))?;
-            fp.fpsr = status[0];
-            fp.fpcr = status[1];
-            return Ok(fp);
+            return Ok(records.offset(offset));
         }
         if size < 16 || size % 16 != 0 || magic == 0 {
             return Err(Fault);
@@ -193,4 +187,10 @@ fn find_fp(records: UserAddr) -> Result<FpState, Fault> {
         offset += size as u64;
     }
     Err(Fault)
+}
+
+fn read_fp(record: UserAddr, fp: &mut FpState) -> Result<(), Fault> {
+    let status = get_user_u64(record.offset(8))?;
+    (fp.fpsr, fp.fpcr) = (status as u32, (status >> 32) as u32);
+    copy_from_user(fp.v.as_mut_bytes(), record.offset(16))
 }
