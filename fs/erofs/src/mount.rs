@@ -8,7 +8,6 @@ use abi::Result;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use block::BlockDevice;
-use core::sync::atomic::{AtomicU64, Ordering};
 use pagecache::PageCache;
 use sync::{LockClass, SpinLock, rank};
 use vfs::{FileSystem, FileType, Inode, Statfs};
@@ -88,13 +87,11 @@ impl core::fmt::Debug for Erofs {
 impl Erofs {
     /// Mounts the image on `disk`, whose pages go into `pages`. May sleep.
     pub fn mount(disk: Arc<dyn BlockDevice>, pages: &Arc<PageCache>) -> core::result::Result<Arc<Erofs>, Refusal> {
-        // Devices of images are a space of their own, above those of others.
-        static NEXT: AtomicU64 = AtomicU64::new(0xE00);
         if u64::from(disk.geometry().logical_block) > BLOCK {
             return Err(Refusal::DeviceBlocks);
         }
-        let dev = NEXT.fetch_add(2, Ordering::Relaxed);
-        let device = Device::new(disk, pages, (dev + 1, 0));
+        let dev = vfs::mount::anonymous_dev();
+        let device = Device::new(disk, pages, (vfs::mount::anonymous_dev(), 0));
         let mut first = [0; BLOCK as usize];
         if device.bytes < BLOCK {
             return Err(Refusal::NotErofs);

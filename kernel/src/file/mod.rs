@@ -1,5 +1,6 @@
 //! Files as processes see them: descriptors, and the objects behind them.
 
+pub mod base;
 pub mod blockdev;
 pub mod devfs;
 pub mod epoll;

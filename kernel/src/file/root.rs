@@ -1,25 +1,30 @@
-//! The first root file system: a tmpfs, filled from the initial RAM disk, with /dev on top.
+//! The first root file system: an EROFS image (see [`super::base`]), or a tmpfs filled from the initial RAM disk; /dev on top.
 //!
-//! The loader leaves the image in memory: a cpio archive, plain or gzip, several one behind the other, as Linux takes it
+//! The loader leaves the initial RAM disk in memory: an EROFS image, or a cpio archive, plain or gzip, several one behind the other, as Linux takes it
 //! (Documentation/driver-api/early-userspace/buffer-format.rst). It is unpacked in pieces, so that a machine with little
 //! memory holds it only twice: packed and unpacked.
 //!
 //! What fails says why on the console and is an error for the caller, who stops the boot: no image, an image that is none,
 //! one that ends early, one that does not fit.
 
+use super::base;
 use super::devfs::{DEVICES, NODES, makedev};
 use super::synth;
 use crate::drivers::disk;
 use abi::{Errno, Result, Timespec};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use block::BlockDevice;
 use boot_formats::cpio::{Header, Sink};
 use boot_formats::gzip::Workspace;
 use boot_formats::initramfs::{Format, sniff, unpack};
+use core::ops::Range;
 use platform::SliceSource;
 use sync::Once;
 use tmpfs::{Limits, TmpFs};
-use vfs::{At, Cred, FileSystem, FsContext, Lookup, OpenFile, OpenHow, SetAttr, SetTime, Superblock, Walk, namei};
+use vfs::{
+    At, Cred, FileSystem, FileType, FsContext, Lookup, OpenFile, OpenHow, SetAttr, SetTime, Superblock, Walk, namei,
+};
 
 /// The largest root that is unpacked.
 const MAX_UNPACKED: u64 = 8 << 30;
@@ -30,37 +35,47 @@ static DEV: Once<Arc<TmpFs>> = Once::new();
 #[inline(never)]
 pub fn init_root() -> Result<Arc<FsContext>> {
     vfs::set_special_files(&DEVICES);
-    let fs = TmpFs::named("rootfs", Limits::half_of(ram_pages()), 0o755)?;
-    let root = vfs::mount::mount_root(Superblock::new(fs)?, 0, "rootfs");
+    let initrd = crate::machine::platform().chosen.initrd.map(|r| r.base..r.end());
+    disk::scan();
+    let base = base::find(initrd.clone())?;
+    let unpacked = base.is_none();
+    let root = match base {
+        Some(root) => root,
+        None => {
+            let fs = TmpFs::named("rootfs", Limits::half_of(ram_pages()), 0o755)?;
+            vfs::mount::mount_root(Superblock::new(fs)?, 0, "rootfs")
+        }
+    };
     let fs = Arc::new(FsContext::new(root));
     fs.set_umask(0);
-    unpack_initrd(&fs)?;
-    disk::scan();
+    if unpacked {
+        unpack_initrd(&fs, initrd)?;
+    } else {
+        base::make_writable(&fs)?;
+    }
     mount_dev(&fs)?;
     fs.set_umask(0o022);
     Ok(fs)
 }
 
-fn ram_pages() -> u64 {
+pub(super) fn ram_pages() -> u64 {
     crate::mm::info().total as u64
 }
 
 #[inline(never)]
-fn unpack_initrd(fs: &FsContext) -> Result<()> {
-    let Some(range) = crate::machine::platform().chosen.initrd.map(|r| r.base..r.end()) else {
-        crate::error!("no initial RAM disk: give the loader one (-initrd)");
+fn unpack_initrd(fs: &FsContext, initrd: Option<Range<u64>>) -> Result<()> {
+    let Some(range) = initrd else {
+        crate::error!(
+            "no initial RAM disk: give the loader one (-initrd), or a disk with an EROFS image (root=/dev/vda)"
+        );
         return Err(Errno::ENODEV);
     };
     let len = (range.end - range.start) as usize;
     // SAFETY: the loader's image lies in RAM that was reserved at boot, and nobody writes there.
     let image = unsafe { core::slice::from_raw_parts(crate::mm::phys_to_ptr(range.start), len) };
     match sniff(image) {
-        Format::Erofs => {
-            crate::error!("the initial RAM disk is an EROFS image, for which there is no driver yet");
-            return Err(Errno::ENODEV);
-        }
-        Format::Unknown => {
-            crate::error!("the initial RAM disk ({len} bytes) is neither a cpio archive nor gzip");
+        Format::Erofs | Format::Unknown => {
+            crate::error!("the initial RAM disk ({len} bytes) is no cpio archive, gzip or EROFS image");
             return Err(Errno::EINVAL);
         }
         _ => {}
@@ -230,8 +245,9 @@ fn mount_dev(fs: &FsContext) -> Result<()> {
     vfs::mount::mount(Superblock::new(synth::devpts())?, &at, 0, "devpts")
 }
 
-/// A new file system of type `kind` for mount(2). `ENODEV` for unknown types, `EINVAL` for bad options.
-pub fn filesystem(kind: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
+/// A new file system of type `kind` for mount(2), on the device that `source` names where it needs one. `ENODEV` for unknown
+/// types, `EINVAL` for bad options, `ENOTBLK`, `ENXIO` for what is no device.
+pub fn filesystem(kind: &[u8], source: &str, options: &str) -> Result<Arc<dyn FileSystem>> {
     Ok(match kind {
         b"tmpfs" | b"ramfs" => {
             let limits = Limits::half_of(ram_pages()).with_options(options, ram_pages())?;
@@ -244,7 +260,17 @@ pub fn filesystem(kind: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
         b"devtmpfs" => devtmpfs()?,
         b"devpts" => synth::devpts(),
         b"proc" => super::procfs::new(),
-
+        b"erofs" => base::mount_image(block_device(source)?)?,
         _ => return Err(Errno::ENODEV),
     })
+}
+
+/// The block device at the path `source`.
+fn block_device(source: &str) -> Result<Arc<dyn BlockDevice>> {
+    let fs = crate::sched::current().fs();
+    let place = Walk::resolve(fs, &Cred::ROOT, At::Cwd, source.as_bytes(), Lookup::FOLLOW)?;
+    if place.dentry.kind() != FileType::Block {
+        return Err(Errno::ENOTBLK);
+    }
+    disk::by_rdev(place.inode().getattr()?.rdev)
 }

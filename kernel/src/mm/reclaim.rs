@@ -1,9 +1,9 @@
 //! The machine's page cache, and memory got back from it.
 //!
 //! Free frames have three marks. Below *low* (noticed when a CPU refills its cache of frames) the reclaim thread wakes and
-//! frees pages until *high* are free; it may take pages out of mappings, as it holds no lock. Below the reserve, user memory
-//! is not handed out any more: the allocating thread then frees clean, unmapped pages itself, as it may hold an address
-//! space's lock, or waits for the reclaim thread and for write-back. Only when neither gets anywhere the OOM killer is asked.
+//! frees pages until *high* are free. Below the reserve, user memory is not handed out any more: the allocating thread then
+//! frees clean pages itself, or waits for the reclaim thread and for write-back. Either takes pages out of mappings where the
+//! address space is not locked at the moment. Only when neither gets anywhere the OOM killer is asked.
 //!
 //! Two write-back threads serve all file systems, so that a slow one does not hold up the others at once.
 
@@ -113,7 +113,7 @@ extern "C" fn kswapd(_: usize) {
 /// The shrinker for whoever runs out of memory, whatever locks it holds.
 fn direct(target: usize) -> usize {
     let cache = page_cache();
-    let freed = cache.shrink(Shrink { target, unmap: false, all: false });
+    let freed = cache.shrink(Shrink { target, unmap: platform::may_sleep(), all: false });
     if freed > 0 || !platform::may_sleep() {
         return freed;
     }
