@@ -37,7 +37,7 @@ pub(super) fn one_queue() -> bool {
 /// Whether this end of a slice is to be ignored.
 #[inline]
 pub(super) fn no_preempt() -> bool {
-    NO_PREEMPT.load(Ordering::Relaxed) && SLICES.fetch_add(1, Ordering::Relaxed) % END_ONE_IN != 0
+    NO_PREEMPT.load(Ordering::Relaxed) && !SLICES.fetch_add(1, Ordering::Relaxed).is_multiple_of(END_ONE_IN)
 }
 
 /// Whether this wake-up is to be lost.
