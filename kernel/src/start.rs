@@ -72,6 +72,11 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
         percpu::listed(),
         boot::image_phys()
     );
+    match p.psci.as_ref().map(|psci| psci.conduit) {
+        Some(Conduit::Hvc) => info!("PSCI by hvc"),
+        Some(Conduit::Smc) => info!("PSCI by smc"),
+        None => warn!("no PSCI: one CPU, no power-off"),
+    }
     random::add_entropy(&p.chosen.rng_seed);
     for problem in &p.problems {
         warn!("device tree: {problem}");

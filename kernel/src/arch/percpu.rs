@@ -2,7 +2,7 @@
 //!
 //! `TPIDR_EL1` holds the running thread, and that the address of its CPU's [`PerCpu`] (fast path). As a cross-check, a bounded
 //! lookup of `MPIDR_EL1` among the CPUs that firmware listed gives the same answer ([`lookup_by_mpidr`]); gate s0 compares
-//! both on every CPU, and the boot parameter `berth.sabotage=cpuid` breaks the fast path to show that the gate sees it.
+//! both on every CPU, and the boot parameter `berth.sabotage=percpu` breaks the fast path to show that the gate sees it.
 //!
 //! Ownership: each block is written by its own CPU only, except the counters (atomics) and `online` (set by the CPU
 //! itself, read by all). A thread may use a reference to "its" block only while it cannot migrate; [`id`] is therefore
@@ -156,10 +156,10 @@ pub fn id_by_mpidr() -> Option<usize> {
 static IDENTITY: [[AtomicUsize; 3]; MAX_CPUS] = [const { [const { AtomicUsize::new(0) }; 3] }; MAX_CPUS];
 
 /// Compares the two ways to know the calling CPU and keeps the answers for [`identity_check`]. With
-/// `berth.sabotage=cpuid` the answer of the fast path is falsified here (and only here). Preemption is disabled.
+/// `berth.sabotage=percpu` the answer of the fast path is falsified here (and only here). Preemption is disabled.
 pub fn check_identity_here() {
     let cpu = id();
-    let fast = if crate::machine::sabotaged("cpuid") { cpu ^ 1 } else { cpu };
+    let fast = if crate::machine::sabotaged("percpu") { cpu ^ 1 } else { cpu };
     let at = &IDENTITY[cpu];
     at[1].store(fast, Ordering::Relaxed);
     at[2].store(id_by_mpidr().unwrap_or(usize::MAX), Ordering::Relaxed);

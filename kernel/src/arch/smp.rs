@@ -5,6 +5,7 @@
 //! refuses, or that does not report within two seconds, is named on the console and left out.
 
 use crate::arch::percpu::{self, MAX_CPUS};
+use crate::arch::psci::{self, PsciError};
 use core::sync::atomic::{AtomicU64, Ordering};
 use sync::Once;
 
@@ -33,6 +34,7 @@ pub fn start_secondaries(wanted: usize, stack_for: impl Fn(usize) -> usize) -> u
     SECONDARY_TTBR1.store(crate::arch::mmu::kernel_root(), Ordering::Relaxed);
     clean(&raw const SECONDARY_TTBR1 as u64, 8);
     let wanted = wanted.min(percpu::listed());
+    let mut refused = [false; MAX_CPUS];
     for (cpu, slot) in ARGS.iter().enumerate().take(wanted).skip(1) {
         let args = SecondaryArgs {
             entry: secondary_main as *const () as u64,
@@ -41,12 +43,13 @@ pub fn start_secondaries(wanted: usize, stack_for: impl Fn(usize) -> usize) -> u
         };
         let Ok(args) = slot.set(args) else { continue };
         let context = core::ptr::from_ref(args) as u64;
-        if let Err(e) = crate::arch::psci::cpu_on(percpu::of(cpu).mpidr.get(), entry, context) {
-            crate::warn!("cpu{cpu}: did not start: {e:?}");
+        if let Err(e) = cpu_on(cpu, entry, context) {
+            crate::warn!("cpu{cpu}: refuses to start ({e:?}), left out");
+            refused[cpu] = true;
         }
     }
     let limit = crate::arch::time::now_ns() + 2_000_000_000;
-    for cpu in 1..wanted {
+    for cpu in (1..wanted).filter(|&cpu| !refused[cpu]) {
         while !percpu::of(cpu).online.load(Ordering::Acquire) {
             if crate::arch::time::now_ns() > limit {
                 crate::warn!("cpu{cpu}: no sign of life within 2 s, left out");
@@ -56,6 +59,15 @@ pub fn start_secondaries(wanted: usize, stack_for: impl Fn(usize) -> usize) -> u
         }
     }
     online_count()
+}
+
+/// Asks firmware to start a CPU. `berth.sabotage=psci:N` and `psci:all` refuse in its place.
+fn cpu_on(cpu: usize, entry: u64, context: u64) -> Result<(), PsciError> {
+    use crate::machine::sabotaged;
+    if sabotaged("psci:all") || sabotaged(&alloc::format!("psci:{cpu}")) {
+        return Err(PsciError::Refused(-3));
+    }
+    psci::cpu_on(percpu::of(cpu).mpidr.get(), entry, context)
 }
 
 /// Cleans lines to memory, for readers with the MMU off.

@@ -28,12 +28,11 @@ pub struct UserSink {
 }
 
 impl UserSink {
-    /// `len` bytes at `at`, cut to [`MAX_RW`]. `EFAULT`.
+    /// `len` bytes at `at`, all within user space (`EFAULT`), cut to [`MAX_RW`].
     #[inline]
     pub fn new(at: UserAddr, len: usize) -> Result<Self> {
-        let left = len.min(MAX_RW);
-        check_range(at, left)?;
-        Ok(UserSink { at, left })
+        check_range(at, len)?;
+        Ok(UserSink { at, left: len.min(MAX_RW) })
     }
 }
 
@@ -62,12 +61,11 @@ pub struct UserSource {
 }
 
 impl UserSource {
-    /// `len` bytes at `at`, cut to [`MAX_RW`]. `EFAULT`.
+    /// `len` bytes at `at`, all within user space (`EFAULT`), cut to [`MAX_RW`].
     #[inline]
     pub fn new(at: UserAddr, len: usize) -> Result<Self> {
-        let left = len.min(MAX_RW);
-        check_range(at, left)?;
-        Ok(UserSource { at, left })
+        check_range(at, len)?;
+        Ok(UserSource { at, left: len.min(MAX_RW) })
     }
 }
 

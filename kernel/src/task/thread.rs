@@ -85,6 +85,8 @@ pub struct Thread {
     pub(super) altstack: Cell<(u64, u64, u32)>,
     /// The mask to put back once a handler was set up or none ran (sigsuspend, ppoll).
     pub(super) saved_mask: Cell<Option<u64>>,
+    /// What it waits for in sigtimedwait: unblocked for the time, but never dropped as ignored. Written by the thread itself.
+    pub(super) awaited: AtomicU64,
     /// For `restart_syscall`.
     pub restart: Cell<Restart>,
     pub(super) work: Cell<Option<Work>>,
@@ -174,6 +176,7 @@ impl Thread {
             robust_list: Cell::new(0),
             altstack: Cell::new((0, 0, super::signal::SS_DISABLE)),
             saved_mask: Cell::new(None),
+            awaited: AtomicU64::new(0),
             restart: Cell::new(Restart::None),
             work: Cell::new(None),
             vfork: Cell::new(None),

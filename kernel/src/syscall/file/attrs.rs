@@ -257,11 +257,18 @@ pub fn faccessat2(dir: i32, path: UserAddr, mode: u32, flags: u32) -> SysResult 
 pub fn truncate(path: UserAddr, len: i64) -> SysResult {
     let len = u64::try_from(len).map_err(|_| Errno::EINVAL)?;
     let place = resolve_user(FDCWD, path, Lookup::FOLLOW)?;
+    if len > place.inode().getattr()?.size {
+        super::rw::check_size(len)?;
+    }
     namei::truncate(&cred(), &place, len).map(|()| 0)
 }
 
 /// `ftruncate(2)`
 pub fn ftruncate(fd: i32, len: i64) -> SysResult {
     let len = u64::try_from(len).map_err(|_| Errno::EINVAL)?;
-    io(fd)?.truncate(len).map(|()| 0)
+    let f = io(fd)?;
+    if f.inode().is_some_and(|i| i.getattr().is_ok_and(|a| len > a.size)) {
+        super::rw::check_size(len)?;
+    }
+    f.truncate(len).map(|()| 0)
 }

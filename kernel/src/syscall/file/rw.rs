@@ -4,15 +4,81 @@ use super::{SysResult, io, me};
 use crate::arch::uaccess::{self, UserAddr};
 use crate::file::user::{MAX_RW, UserSink, UserSource, Vectors};
 use crate::syscall::efault;
+use crate::task::rlimit::kind::FSIZE;
+use crate::task::signal::{SigInfo, code, number::SIGXFSZ, send_to_thread};
 use abi::{Errno, Result, linux};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use platform::{SliceSink, SliceSource};
+use platform::bytes::Fault;
+use platform::{SharedBytesMut, SliceSink, SliceSource, WriteSource};
 use vfs::{Advice, FileType, MAX_OFFSET, OpenFile};
 
 /// An offset argument; negative ones: `EINVAL`.
 fn offset(o: i64) -> Result<u64> {
     u64::try_from(o).map_err(|_| Errno::EINVAL)
+}
+
+/// A source of at most `left` bytes of another.
+struct Capped<'a> {
+    source: &'a mut dyn WriteSource,
+    left: usize,
+}
+
+impl WriteSource for Capped<'_> {
+    fn remaining(&self) -> usize {
+        self.left.min(self.source.remaining())
+    }
+
+    fn get(&mut self, dst: SharedBytesMut<'_>) -> core::result::Result<usize, Fault> {
+        let n = self.source.get(dst)?;
+        self.left = self.left.saturating_sub(n);
+        Ok(n)
+    }
+}
+
+/// Writes at `at` or at the position, within `RLIMIT_FSIZE`: what lies beyond is left out, and if that is all, `EFBIG` and
+/// SIGXFSZ (setrlimit(2)).
+#[inline]
+fn limited(f: &OpenFile, at: Option<u64>, source: &mut dyn WriteSource) -> SysResult {
+    let limit = me().process.rlimit(FSIZE);
+    if limit != u64::MAX {
+        return within(limit, f, at, source);
+    }
+    match at {
+        None => f.write(source),
+        Some(at) => f.pwrite(at, source),
+    }
+}
+
+#[cold]
+fn within(limit: u64, f: &OpenFile, at: Option<u64>, source: &mut dyn WriteSource) -> SysResult {
+    let mut left = source.remaining();
+    if f.inode().is_some_and(|i| i.meta().kind == FileType::Regular) {
+        let appends = f.flags() & linux::O_APPEND != 0;
+        let end = || f.inode().and_then(|i| i.getattr().ok()).map_or(0, |a| a.size);
+        let from = if appends { end() } else { at.unwrap_or_else(|| f.position()) };
+        if from >= limit && left > 0 {
+            return too_big();
+        }
+        left = left.min(usize::try_from(limit - from).unwrap_or(usize::MAX));
+    }
+    let mut source = Capped { source, left };
+    match at {
+        None => f.write(&mut source),
+        Some(at) => f.pwrite(at, &mut source),
+    }
+}
+
+/// `EFBIG`, and the signal that goes with it.
+#[cold]
+fn too_big() -> SysResult {
+    let _ = send_to_thread(me(), SigInfo::user(SIGXFSZ, code::KERNEL));
+    Err(Errno::EFBIG)
+}
+
+/// Whether a file may become `size` bytes long: `RLIMIT_FSIZE`.
+pub(super) fn check_size(size: u64) -> Result<()> {
+    if size > me().process.rlimit(FSIZE) { too_big().map(|_| ()) } else { Ok(()) }
 }
 
 /// `read(2)`
@@ -26,7 +92,7 @@ pub fn read(fd: i32, buf: UserAddr, len: usize) -> SysResult {
 #[inline]
 pub fn write(fd: i32, buf: UserAddr, len: usize) -> SysResult {
     let f = io(fd)?;
-    f.write(&mut UserSource::new(buf, len)?)
+    limited(&f, None, &mut UserSource::new(buf, len)?)
 }
 
 /// `readv(2)`
@@ -38,7 +104,7 @@ pub fn readv(fd: i32, iov: UserAddr, count: usize) -> SysResult {
 /// `writev(2)`
 pub fn writev(fd: i32, iov: UserAddr, count: usize) -> SysResult {
     let f = io(fd)?;
-    f.write(&mut Vectors::read(iov, count)?)
+    limited(&f, None, &mut Vectors::read(iov, count)?)
 }
 
 /// `pread(2)`
@@ -50,7 +116,7 @@ pub fn pread64(fd: i32, buf: UserAddr, len: usize, at: i64) -> SysResult {
 /// `pwrite(2)`
 pub fn pwrite64(fd: i32, buf: UserAddr, len: usize, at: i64) -> SysResult {
     let at = offset(at)?;
-    io(fd)?.pwrite(at, &mut UserSource::new(buf, len)?)
+    limited(&*io(fd)?, Some(at), &mut UserSource::new(buf, len)?)
 }
 
 /// `preadv(2)`
@@ -62,7 +128,7 @@ pub fn preadv(fd: i32, iov: UserAddr, count: usize, at: i64) -> SysResult {
 /// `pwritev(2)`
 pub fn pwritev(fd: i32, iov: UserAddr, count: usize, at: i64) -> SysResult {
     let at = offset(at)?;
-    io(fd)?.pwrite(at, &mut Vectors::read(iov, count)?)
+    limited(&*io(fd)?, Some(at), &mut Vectors::read(iov, count)?)
 }
 
 const RWF_HIPRI: u32 = 1;
@@ -134,6 +200,9 @@ pub fn fallocate(fd: i32, mode: u32, at: i64, len: i64) -> SysResult {
     let (at, len) = (offset(at)?, offset(len)?);
     if len == 0 {
         return Err(Errno::EINVAL);
+    }
+    if mode & linux::FALLOC_FL_KEEP_SIZE == 0 {
+        check_size(at.saturating_add(len))?;
     }
     f.fallocate(mode, at, len)?;
     Ok(0)

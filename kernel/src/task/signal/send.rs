@@ -57,6 +57,7 @@ pub fn wait_for(me: &Thread, set: u64, deadline: Option<u64>) -> Result<SigInfo>
     }
     // While we wait the signals count as unblocked, so that senders wake us.
     let old = me.blocked();
+    me.awaited.store(set, Ordering::Relaxed);
     super::set_blocked(me, old & !set);
     let result = loop {
         if let Some(found) = take() {
@@ -72,6 +73,7 @@ pub fn wait_for(me: &Thread, set: u64, deadline: Option<u64>) -> Result<SigInfo>
         }
     };
     super::set_blocked(me, old);
+    me.awaited.store(0, Ordering::Relaxed);
     result
 }
 
@@ -112,8 +114,7 @@ pub(in crate::task) fn post(p: &Process, s: &mut SignalState, target: Option<&Th
         Some(t) => t.blocked() & bit(info.signo) != 0,
         None => false,
     };
-    // A blocked signal waits even if it is ignored now: the action may change before it is unblocked.
-    if !blocked && s.ignores(info.signo) && choose_blocked(s, target, info.signo) {
+    if s.ignores(info.signo) && !is_kept(s, target, info.signo) {
         return Ok(());
     }
     let limit = p.rlimit(kind::SIGPENDING);
@@ -143,10 +144,17 @@ pub(in crate::task) fn post(p: &Process, s: &mut SignalState, target: Option<&Th
     Ok(())
 }
 
-/// Whether an ignored signal can be dropped now: no thread that might take it blocks it (it could be waiting for it with
-/// sigtimedwait, or change the action).
-fn choose_blocked(s: &SignalState, target: Option<&Thread>, signo: u32) -> bool {
-    target.is_some() || s.threads.iter().any(|t| t.blocked() & bit(signo) == 0)
+/// Whether a signal is kept though it is ignored now: who might take it blocks it, and the action may change before that
+/// ends, or waits for it with sigtimedwait.
+fn is_kept(s: &SignalState, target: Option<&Thread>, signo: u32) -> bool {
+    let keeps = |t: &Thread| (t.blocked() | t.awaited.load(Ordering::Relaxed)) & bit(signo) != 0;
+    match target {
+        Some(t) => keeps(t),
+        None => {
+            s.threads.iter().all(|t| t.blocked() & bit(signo) != 0)
+                || s.threads.iter().any(|t| t.awaited.load(Ordering::Relaxed) & bit(signo) != 0)
+        }
+    }
 }
 
 /// Sends to a process as a whole. Context: any.

@@ -57,9 +57,7 @@ fn online(sh: &mut Shell, want: u32) -> Outcome {
 fn reports(sh: &mut Shell, smp: u32, conduit: &str) -> Outcome {
     let log = sh.ok("dmesg")?;
     for cpu in 0..smp {
-        let says = |l: &str| {
-            l.contains(&format!("CPU {cpu}")) || l.contains(&format!("CPU{cpu}")) || l.contains(&format!("cpu {cpu}"))
-        };
+        let says = |l: &str| l.contains(&format!("cpu{cpu} "));
         check(log.lines().any(|l| says(l) && l.contains("online")), "cpus.reported", || {
             format!("no online report of CPU {cpu}")
         })?;
