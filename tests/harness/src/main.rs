@@ -6,6 +6,7 @@
 mod bench;
 mod console;
 mod cpio;
+mod disk;
 mod error;
 mod gate;
 mod gates;

@@ -230,8 +230,8 @@ fn geometry<T: Transport>(port: &Port<T>, features: u64, descriptors: usize) -> 
         max_segment_bytes: size_max.min(1 << 20),
         max_bytes: (segments * PAGE_SIZE as u32).min(1 << 20).max(block),
         read_only: has(bit::RO),
-        // A legacy device without FLUSH writes through.
-        flush: has(bit::FLUSH),
+        // A device without FLUSH writes through. (A gate pretends that, to see that flushes matter.)
+        flush: has(bit::FLUSH) && !crate::machine::sabotaged("flush"),
         fua: false,
         discard: discard >= whole,
         write_zeroes: zeroes >= whole,

@@ -1,6 +1,7 @@
 //! The gates: what must be observable, each in a file of its own.
 
 mod busybox;
+mod d0;
 mod m1;
 mod m2;
 mod m3;
@@ -22,6 +23,7 @@ pub const ALL: &[Gate] = &[
     s0::GATE,
     s1::GATE,
     s2::GATE,
+    d0::GATE,
     surface::HOSTILE,
     surface::SIGNALS,
     surface::FILES,
