@@ -98,7 +98,8 @@ impl Log {
         let bad = |why: &str| Failure::new("harness.log", why.to_owned());
         let bytes = std::fs::read(disk.log.as_ref().ok_or_else(|| bad("the disk has no log"))?)?;
         let word = |at: usize| bytes.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])));
-        if word(0) != MAGIC {
+        // The emulator writes the header with the first flush.
+        if word(0) != MAGIC && word(0) != 0 {
             return Err(bad("not a write log"));
         }
         // The count in the header is behind when the emulator was killed: read as far as entries make sense.

@@ -149,9 +149,10 @@ fn device_errors(c: &mut Context<'_>) -> Outcome {
     let disk = Disk::new(&c.dir, "disk", 16 * MIB)?;
     let mut config = c.config(2);
     let node = format!("driver=file,filename={},node-name=f", disk.image.display());
-    let bad = "driver=blkdebug,node-name=d,image=f,inject-error.0.event=read_aio,inject-error.0.sector=4096,\
-               inject-error.1.event=write_aio,inject-error.1.sector=8192,inject-error.2.event=flush_to_disk,\
-               inject-error.2.once=on";
+    let bad = "driver=blkdebug,node-name=d,image=f,\
+               inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.sector=4096,\
+               inject-error.1.event=none,inject-error.1.iotype=write,inject-error.1.sector=8192,\
+               inject-error.2.event=none,inject-error.2.iotype=flush,inject-error.2.once=on";
     for text in [node.as_str(), bad] {
         config.extra.extend(["-blockdev".to_owned(), text.to_owned()]);
     }
