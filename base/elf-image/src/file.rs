@@ -80,7 +80,14 @@ impl Phdr {
 /// `read_at(offset, buf)` fills `buf` from the file and says false where the file is too short; a caller whose reads can
 /// fail otherwise remembers how, and says false.
 pub fn parse(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Result<Plan, ElfError> {
-    let (mut plan, phoff) = read_header(head)?;
+    let mut plan = Plan::empty();
+    parse_into(&mut plan, head, read_at)?;
+    Ok(plan)
+}
+
+/// As [`parse`], for callers with little stack: fills `plan`, which is empty. After an error its content means nothing.
+pub fn parse_into(plan: &mut Plan, head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Result<(), ElfError> {
+    let phoff = read_header(plan, head)?;
     let mut file = File { head, read_at };
     let mut buffer = [0_u8; BATCH * PHDR_LEN];
     let mut offset = phoff;
@@ -101,12 +108,13 @@ pub fn parse(head: &[u8], read_at: impl FnMut(u64, &mut [u8]) -> bool) -> Result
     plan.finish()
 }
 
-fn read_header(head: &[u8]) -> Result<(Plan, u64), ElfError> {
+/// Where the program headers are.
+fn read_header(plan: &mut Plan, head: &[u8]) -> Result<u64, ElfError> {
     // Magic, 64-bit, little-endian.
     if head.len() < HEADER_LEN || !head.starts_with(b"\x7fELF\x02\x01") || u16_at(head, 18) != EM_AARCH64 {
         return Err(ElfError::NotExec);
     }
-    let kind = match u16_at(head, 16) {
+    plan.kind = match u16_at(head, 16) {
         ET_EXEC => Kind::Fixed,
         ET_DYN => Kind::Relocatable,
         _ => return Err(ElfError::NotExec),
@@ -115,24 +123,30 @@ fn read_header(head: &[u8]) -> Result<(Plan, u64), ElfError> {
     if usize::from(u16_at(head, 54)) != PHDR_LEN || phnum == 0 || usize::from(phnum) > MAX_PHDRS {
         return Err(ElfError::NotExec);
     }
-    let plan = Plan {
-        kind,
-        entry: u64_at(head, 24),
-        phnum,
-        phdr_vaddr: None,
-        segments: ArrayVec::new(),
-        interp: None,
-        exec_stack: false,
-        wx: false,
-        bti: false,
-        overlap: false,
-        align: PAGE,
-        span: (u64::MAX, 0),
-    };
-    Ok((plan, u64_at(head, 32)))
+    plan.entry = u64_at(head, 24);
+    plan.phnum = phnum;
+    Ok(u64_at(head, 32))
 }
 
 impl Plan {
+    /// A plan of no file yet.
+    pub const fn empty() -> Plan {
+        Plan {
+            kind: Kind::Fixed,
+            entry: 0,
+            phnum: 0,
+            phdr_vaddr: None,
+            segments: ArrayVec::new_const(),
+            interp: None,
+            exec_stack: false,
+            wx: false,
+            bti: false,
+            overlap: false,
+            align: PAGE,
+            span: (u64::MAX, 0),
+        }
+    }
+
     fn take<R: FnMut(u64, &mut [u8]) -> bool>(
         &mut self,
         phdr: &Phdr,
@@ -188,12 +202,12 @@ impl Plan {
         self.segments.try_push(segment).map_err(|_| ElfError::NotExec)
     }
 
-    fn finish(self) -> Result<Self, ElfError> {
+    fn finish(&self) -> Result<(), ElfError> {
         let below = self.kind == Kind::Fixed && self.span.0 < MIN_ADDRESS;
         let lost = self.interp.is_none() && self.entry >= USER_END;
         // A span that is larger than half of user space finds no place; Linux finds that out by trying.
         let huge = self.kind == Kind::Relocatable && self.span.1.saturating_sub(self.span.0) > USER_END / 2;
-        if self.segments.is_empty() || below || lost || huge { Err(ElfError::Invalid) } else { Ok(self) }
+        if self.segments.is_empty() || below || lost || huge { Err(ElfError::Invalid) } else { Ok(()) }
     }
 }
 

@@ -32,7 +32,7 @@ pub mod script;
 #[cfg(test)]
 mod tests;
 
-pub use file::parse;
+pub use file::{parse, parse_into};
 
 use arrayvec::ArrayVec;
 

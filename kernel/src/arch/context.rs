@@ -13,6 +13,7 @@
 
 use crate::arch::percpu::{self, Counter, PerCpu};
 use crate::arch::trap::TrapFrame;
+use alloc::boxed::Box;
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -66,8 +67,8 @@ pub struct ThreadContext {
     sp: Cell<u64>,
     /// User's TPIDR_EL0 while not running.
     pub tpidr: Cell<u64>,
-    /// User's FP registers while no CPU holds them.
-    fp: UnsafeCell<FpState>,
+    /// User's FP registers while no CPU holds them, a box of this thread's; null for kernel threads, which have none.
+    fp: *mut FpState,
     /// The CPU that last held the FP registers.
     fp_cpu: Cell<usize>,
     /// Whether it is a user thread at all.
@@ -106,10 +107,10 @@ struct SwitchFrame {
 impl ThreadContext {
     /// For the thread that is already running: a CPU's first.
     pub const fn boot() -> Self {
-        Self::make(0, false)
+        Self::make(0, core::ptr::null_mut())
     }
 
-    const fn make(sp: u64, user: bool) -> Self {
+    const fn make(sp: u64, fp: *mut FpState) -> Self {
         ThreadContext {
             flags: AtomicU32::new(0),
             // A new thread enters as if from inside the scheduler, which runs with preemption disabled once.
@@ -117,9 +118,9 @@ impl ThreadContext {
             cpu: AtomicPtr::new(core::ptr::null_mut()),
             sp: Cell::new(sp),
             tpidr: Cell::new(0),
-            fp: UnsafeCell::new(FpState::new()),
+            fp,
             fp_cpu: Cell::new(usize::MAX),
-            user,
+            user: !fp.is_null(),
             #[cfg(debug_assertions)]
             held: UnsafeCell::new(platform::HeldLocks::new()),
         }
@@ -141,7 +142,7 @@ impl ThreadContext {
         unsafe { (at as *mut TrapFrame).write(*frame) };
         // SAFETY: as above.
         let sp = unsafe { push_switch_frame(at, thread_start_user as *const () as u64, 0, 0) };
-        let c = Self::make(sp, true);
+        let c = Self::make(sp, Box::into_raw(Box::new(FpState::new())));
         c.flags.store(FP_RESTORE, Ordering::Relaxed);
         c
     }
@@ -155,14 +156,14 @@ impl ThreadContext {
         let sp = unsafe {
             push_switch_frame(stack_top, thread_start_kernel as *const () as u64, entry as *const () as u64, arg as u64)
         };
-        Self::make(sp, false)
+        Self::make(sp, core::ptr::null_mut())
     }
 
     /// Makes `self`, the running thread, a user thread's state holder: exec gives fresh FP registers.
     pub fn reset_fp(&self) {
         let irq = crate::arch::irq_save();
         // SAFETY: the running thread owns its state; interrupts do not touch it.
-        unsafe { *self.fp.get() = FpState::new() };
+        unsafe { *self.fp = FpState::new() };
         self.forget_fp();
         crate::arch::irq_restore(irq);
     }
@@ -192,17 +193,17 @@ impl ThreadContext {
         let irq = crate::arch::irq_save();
         if self.fp_is_live() && self.flags.load(Ordering::Relaxed) & FP_RESTORE == 0 {
             // SAFETY: FP access is enabled at EL1; the buffer is ours.
-            unsafe { fp_save(self.fp.get()) };
+            unsafe { fp_save(self.fp) };
         }
         crate::arch::irq_restore(irq);
         // SAFETY: the running thread owns its state; a switch would write the same values.
-        unsafe { &*self.fp.get() }
+        unsafe { &*self.fp }
     }
 
     /// Sets the FP registers of a thread that never ran (fork).
     pub fn fp_set(&self, state: &FpState) {
         // SAFETY: the caller is the only one that knows the thread.
-        unsafe { *self.fp.get() = *state };
+        unsafe { *self.fp = *state };
         self.flags.fetch_or(FP_RESTORE, Ordering::Relaxed);
     }
 
@@ -213,7 +214,7 @@ impl ThreadContext {
         self.forget_fp();
         crate::arch::irq_restore(irq);
         // SAFETY: the running thread owns its state, and nobody else touches it now.
-        fill(unsafe { &mut *self.fp.get() })
+        fill(unsafe { &mut *self.fp })
     }
 
     /// Loads the FP registers if the CPU does not hold them. On the way to user mode, interrupts masked.
@@ -221,7 +222,7 @@ impl ThreadContext {
         self.flags.fetch_and(!FP_RESTORE, Ordering::Relaxed);
         if !self.fp_is_live() {
             // SAFETY: FP access is enabled at EL1 and the state is the running thread's own.
-            unsafe { fp_load(self.fp.get()) };
+            unsafe { fp_load(self.fp) };
             let cpu = percpu::this();
             cpu.fp_owner.set(self.address());
             self.fp_cpu.set(cpu.id.get());
@@ -235,6 +236,15 @@ impl ThreadContext {
         if running {
             // SAFETY: a user register.
             unsafe { crate::write_sysreg!("tpidr_el0", value) };
+        }
+    }
+}
+
+impl Drop for ThreadContext {
+    fn drop(&mut self) {
+        if !self.fp.is_null() {
+            // SAFETY: the box that `new_user` leaked; no CPU saves into it any more since the thread ended.
+            drop(unsafe { Box::from_raw(self.fp) });
         }
     }
 }
@@ -257,7 +267,7 @@ pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
         prev.tpidr.set(crate::read_sysreg!("tpidr_el0"));
         if prev.flags.load(Ordering::Relaxed) & FP_RESTORE == 0 && prev.fp_is_live() {
             // SAFETY: the registers are prev's.
-            unsafe { fp_save(prev.fp.get()) };
+            unsafe { fp_save(prev.fp) };
             prev.flags.fetch_or(FP_RESTORE, Ordering::Relaxed);
         }
     }

@@ -148,14 +148,15 @@ fn plan_of(image: &dyn Image) -> Result<Box<Plan>> {
     let mut head = [0u8; 1024];
     let n = read_full(image, 0, &mut head)?;
     let mut failed = None;
-    let plan = elf_image::parse(&head[..n], |offset, buf| match read_full(image, offset, buf) {
+    let mut plan = Box::new(Plan::empty());
+    let parsed = elf_image::parse_into(&mut plan, &head[..n], |offset, buf| match read_full(image, offset, buf) {
         Ok(n) => n == buf.len(),
         Err(e) => {
             failed = Some(e);
             false
         }
     });
-    failed.map_or_else(|| plan.map(Box::new).map_err(from_elf), Err)
+    failed.map_or_else(|| parsed.map(|()| plan).map_err(from_elf), Err)
 }
 
 /// Makes the program's address space. Errors as execve(2); nothing has changed then. May sleep.

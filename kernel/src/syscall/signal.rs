@@ -57,7 +57,7 @@ fn rt_sigaction(signo: i32, new: UserAddr, old: UserAddr, size: usize) -> SysRes
     let was = s.action(signo);
     if let Some(mut a) = wanted {
         a.mask &= !KERNEL_ONLY;
-        s.actions[signo as usize - 1] = a;
+        s.set_action(signo, a);
         if s.ignores(signo) {
             // POSIX: what is pending and now ignored is dropped.
             s.shared.discard(bit(signo));

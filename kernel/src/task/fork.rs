@@ -158,6 +158,7 @@ pub fn max_threads() -> usize {
 }
 
 /// Makes the thread (and its process), seen by nobody yet.
+#[inline(never)]
 fn build(me: &Thread, frame: &TrapFrame, a: &CloneArgs, tid: Pid) -> Result<Arc<Thread>> {
     let f = a.flags;
     let mm = if f & flag::VM != 0 { me.mm().clone() } else { AddressSpace::fork_from(me.mm())? };
@@ -228,6 +229,7 @@ fn set_child_tid(thread: &Thread, a: &CloneArgs, tid: Pid) {
     }
 }
 
+#[inline(never)]
 fn new_process(me: &Thread, a: &CloneArgs, pid: Pid) -> Arc<Process> {
     let old = &me.process;
     let mut signals = old.signals.lock().inherit();
@@ -248,6 +250,7 @@ fn new_process(me: &Thread, a: &CloneArgs, pid: Pid) -> Arc<Process> {
 }
 
 /// Makes the child known and lets it run. Returns what a vfork parent waits for.
+#[inline(never)]
 fn enter(me: &Thread, a: &CloneArgs, thread: Arc<Thread>) -> Result<Option<Arc<VforkDone>>> {
     let f = a.flags;
     let vfork = (f & flag::VFORK != 0).then(|| Arc::new(VforkDone::new()));

@@ -18,6 +18,7 @@ pub mod pty;
 
 use crate::task::job;
 use abi::{Errno, Result};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use platform::{ParkOptions, ReadSink, SharedBytes, SharedBytesMut, Wake, WriteSource};
@@ -71,7 +72,7 @@ impl OutputSink for Device {
 
 /// What [`Tty::state`] guards.
 pub struct State {
-    discipline: LineDiscipline,
+    discipline: Box<LineDiscipline>,
     device: Device,
     /// Input that the discipline had no room for yet.
     pending: Ring,
@@ -132,7 +133,7 @@ impl Tty {
             state: IrqLock::new(
                 &STATE_CLASS,
                 State {
-                    discipline: LineDiscipline::new(termios)?,
+                    discipline: Box::new(LineDiscipline::new(termios)?),
                     device,
                     pending: Ring::new(4096)?,
                     winsize: Winsize::default(),

@@ -143,7 +143,7 @@ fn handle(me: &Thread, frame: &mut TrapFrame, info: SigInfo, action: Action) {
     if user_frame::push(me, frame, info, action, mask).is_err() {
         // No stack for the handler: the process dies of SIGSEGV, as on Linux.
         if info.signo == SIGSEGV {
-            me.process.signals.lock().actions[SIGSEGV as usize - 1].handler = DEFAULT;
+            me.process.signals.lock().set_default(SIGSEGV);
         }
         send::force(SigInfo::kernel(SIGSEGV));
         return;

@@ -212,9 +212,8 @@ pub fn force(info: SigInfo) {
     let me = crate::sched::current();
     let mut s = me.process.signals.lock();
     let b = bit(info.signo);
-    let action = &mut s.actions[info.signo as usize - 1];
-    if me.blocked() & b != 0 || action.handler == super::state::IGNORE {
-        action.handler = super::state::DEFAULT;
+    if me.blocked() & b != 0 || s.action(info.signo).handler == super::state::IGNORE {
+        s.set_default(info.signo);
         me.blocked.store(me.blocked() & !b, Ordering::Relaxed);
     }
     me.pending(&mut s).push(info);

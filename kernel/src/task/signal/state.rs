@@ -35,11 +35,24 @@ pub enum Ending {
     Exec(usize),
 }
 
+/// An [`Action`] as it is kept: without padding, so that a table and its count fit half a page.
+#[repr(C, packed(4))]
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    handler: u64,
+    restorer: u64,
+    mask: u64,
+    flags: u32,
+}
+
+/// By signal number minus one.
+type Actions = [Packed; 64];
+
 /// See the module.
 #[derive(Debug)]
 pub struct SignalState {
-    /// By signal number minus one.
-    pub actions: [Action; 64],
+    /// `None`: all default. A child shares its parent's until either changes one.
+    actions: Option<Arc<Actions>>,
     /// Signals for whichever thread takes them.
     pub shared: Pending,
     /// The threads that have not exited, the oldest first.
@@ -58,7 +71,7 @@ impl SignalState {
     /// As of a process that never ran.
     pub fn new() -> Self {
         SignalState {
-            actions: [Action { handler: DEFAULT, flags: 0, restorer: 0, mask: 0 }; 64],
+            actions: None,
             shared: Pending::new(),
             threads: Vec::new(),
             ending: None,
@@ -70,13 +83,29 @@ impl SignalState {
 
     /// As of a forked child: the same actions, nothing pending.
     pub fn inherit(&self) -> Self {
-        SignalState { actions: self.actions, ..Self::new() }
+        SignalState { actions: self.actions.clone(), ..Self::new() }
     }
 
     /// What `signo` does.
     #[inline]
     pub fn action(&self, signo: u32) -> Action {
-        self.actions[signo as usize - 1]
+        self.actions.as_ref().map_or(Action::default(), |table| {
+            let Packed { handler, restorer, mask, flags } = table[signo as usize - 1];
+            Action { handler, flags: u64::from(flags), restorer, mask }
+        })
+    }
+
+    /// Sets what `signo` does. Flags beyond 32 bits mean nothing and are forgotten.
+    pub fn set_action(&mut self, signo: u32, a: Action) {
+        let packed = Packed { handler: a.handler, restorer: a.restorer, mask: a.mask, flags: a.flags as u32 };
+        if self.actions.is_some() || a != Action::default() {
+            Arc::make_mut(self.actions.get_or_insert_with(all_default))[signo as usize - 1] = packed;
+        }
+    }
+
+    /// Sets `signo` to its default, the rest of its action stays.
+    pub fn set_default(&mut self, signo: u32) {
+        self.set_action(signo, Action { handler: DEFAULT, ..self.action(signo) });
     }
 
     /// Whether `signo` is dropped when it comes: ignored, or ignored by default.
@@ -92,10 +121,9 @@ impl SignalState {
     pub fn next_for(&mut self, t: &Thread) -> Option<(SigInfo, Action)> {
         let wanted = !t.blocked() | KERNEL_ONLY;
         let info = t.pending(self).take(wanted).or_else(|| self.shared.take(wanted))?;
-        let slot = &mut self.actions[info.signo as usize - 1];
-        let action = *slot;
+        let action = self.action(info.signo);
         if action.handler > IGNORE && action.flags & SA_RESETHAND != 0 {
-            slot.handler = DEFAULT;
+            self.set_default(info.signo);
         }
         Some((info, action))
     }
@@ -114,13 +142,19 @@ impl SignalState {
 
     /// Handlers do not survive exec; what is ignored stays ignored.
     pub fn reset_for_exec(&mut self) {
-        for a in &mut self.actions {
-            if a.handler != IGNORE {
-                a.handler = DEFAULT;
+        let old = self.actions.take();
+        for (i, a) in old.iter().flat_map(|table| table.iter()).enumerate() {
+            if a.handler == IGNORE {
+                self.set_action(i as u32 + 1, Action { handler: IGNORE, ..Action::default() });
             }
-            *a = Action { handler: a.handler, flags: 0, restorer: 0, mask: 0 };
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn all_default() -> Arc<Actions> {
+    Arc::new([Packed { handler: DEFAULT, restorer: 0, mask: 0, flags: 0 }; 64])
 }
 
 impl Action {
