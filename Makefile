@@ -102,7 +102,8 @@ run: kernel $(if $(INITRD),,initrd)
 	@scripts/run "$(BUILD)/kernel-$(PROFILE).img" "$(boot_initrd)"
 
 run-linux: linux $(if $(INITRD),,initrd)
-	@APPEND="console=ttyAMA0 mitigations=off kpti=off quiet $(APPEND)" scripts/run "$(BUILD)/linux/vmlinuz" "$(boot_initrd)"
+	@cat "$(boot_initrd)" "$(BUILD)/linux/modules.cpio.gz" >"$(BUILD)/initrd-run-linux.cpio.gz"
+	@APPEND="console=ttyAMA0 mitigations=off kpti=off quiet $(APPEND)" scripts/run "$(BUILD)/linux/vmlinuz" "$(BUILD)/initrd-run-linux.cpio.gz"
 
 # --- checking it ------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ echo 'init: first line'
 /bin/busybox mount -t proc proc /proc
 echo \"memtotal $(/bin/busybox awk '/^MemTotal/ { print $2 }' /proc/meminfo) KiB\"
 echo \"memfree $(/bin/busybox awk '/^MemFree/ { print $2 }' /proc/meminfo) KiB\"
+for m in /lib/modules/*.ko; do [ ! -f $m ] || /bin/busybox insmod $m; done
 [ -c /dev/null ] || /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox mount -t tmpfs tmpfs /tmp
 /usr/lib/berth-tests/bench ROWS
@@ -123,8 +124,8 @@ fn measure(plan: &Plan, smp: u32, linux: bool, rows: &mut Rows, order: &mut Vec<
     let dir = plan.paths.case_dir(&format!("bench-{who}-{smp}"))?;
     Paths::need(&plan.paths.initrd, "initrd")?;
     let init = INIT.replace("ROWS", &plan.only);
-    let initrd =
-        overlay(&plan.paths.initrd, &[Entry::File("bench-init", 0o755, init.as_bytes())], dir.join("initrd.cpio"))?;
+    let base = if linux { plan.paths.linux_initrd()? } else { plan.paths.initrd.clone() };
+    let initrd = overlay(&base, &[Entry::File("bench-init", 0o755, init.as_bytes())], dir.join("initrd.cpio"))?;
     let config = config(plan, smp, linux, initrd);
     Paths::need(&config.kernel, if linux { "linux" } else { "kernel" })?;
     let mut vm = Vm::start(&config, &dir)?;

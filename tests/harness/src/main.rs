@@ -112,6 +112,7 @@ fn parse(args: &[String]) -> Outcome<(Vec<String>, Options)> {
     let mut paths = Paths::new(kernel.clone(), initrd)?;
     if linux && kernel.is_none() {
         paths.kernel = paths.linux();
+        paths.initrd = paths.linux_initrd()?;
     }
     Ok((names, Options { paths, smp, filter, linux, jobs, append, cpu, verbose }))
 }

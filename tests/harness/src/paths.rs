@@ -46,6 +46,22 @@ impl Paths {
         self.build.join("linux/vmlinuz")
     }
 
+    /// The initial root for Linux: the common one with its drivers' modules behind it, if there are such.
+    pub fn linux_initrd(&self) -> Outcome<PathBuf> {
+        let Ok(modules) = std::fs::read(self.build.join("linux/modules.cpio.gz")) else {
+            return Ok(self.initrd.clone());
+        };
+        Self::need(&self.initrd, "initrd")?;
+        let mut both = std::fs::read(&self.initrd)?;
+        both.extend(modules);
+        let file = self.build.join("initrd-linux.cpio.gz");
+        // Written beside and renamed: a machine may be booting from it.
+        let new = self.run.join("initrd-linux.cpio.gz");
+        std::fs::write(&new, both)?;
+        std::fs::rename(&new, &file)?;
+        Ok(file)
+    }
+
     /// A fresh directory for the case `name` of this run.
     pub fn case_dir(&self, name: &str) -> Outcome<PathBuf> {
         let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();

@@ -22,12 +22,12 @@ const MIB: u64 = 1 << 20;
 fn cases(o: &Options) -> Vec<Case> {
     let mut cases = Vec::new();
     for &smp in &o.smp {
-        cases.push(Case::new(format!("smp{smp}"), move |c| raw(c, smp, "", false)).berth());
-        cases.push(Case::new(format!("counter smp{smp}"), move |c| counter(c, smp, "")).berth());
+        cases.push(Case::new(format!("smp{smp}"), move |c| raw(c, smp, "", false)));
+        cases.push(Case::new(format!("counter smp{smp}"), move |c| counter(c, smp, "")));
     }
     cases.push(Case::new("smp4 checked", |c| raw(c, 4, ",num-queues=2,queue-size=16", true)).berth());
-    cases.push(Case::new("modern, small queue", modern).berth());
-    cases.push(Case::new("partitions", partitions).berth());
+    cases.push(Case::new("modern, small queue", modern));
+    cases.push(Case::new("partitions", partitions));
     cases.push(Case::new("device errors", device_errors).berth());
     cases.push(Case::new("a device that stops answering", silent).berth());
     cases.push(
