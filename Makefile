@@ -124,7 +124,7 @@ test: setup
 
 # A million cuts instead of ten thousand; SEED=n repeats a run.
 crash-soak: setup
-	CUTS=$${CUTS:-1000000} scripts/cargo test --release -p journal -- --nocapture matrix
+	CUTS=$${CUTS:-1000000} scripts/cargo test --release -p journal -p datafs -- --nocapture matrix
 
 bench: kernel initrd linux harness
 	@scripts/cargo run --release -q -p harness -- bench $(BENCHFLAGS)

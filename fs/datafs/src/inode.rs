@@ -151,7 +151,8 @@ impl Volume {
                 orphan: AtomicBool::new(orphan && !fresh),
                 next_orphan: Arc::new(AtomicU32::new(if orphan && !fresh { dtime } else { 0 })),
                 linkable: AtomicBool::new(false),
-                tid: AtomicU64::new(0),
+                // Who changed it before it was dropped from memory is not known: at the latest this one.
+                tid: AtomicU64::new(self.store.journal.last_tid()),
                 gone: AtomicBool::new(false),
             }
         }))

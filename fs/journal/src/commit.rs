@@ -54,7 +54,10 @@ impl Journal {
         }
         self.unlocked.wake_all();
         match self.write_transaction(log, frozen) {
-            Ok(()) => self.state.lock().committed = transaction.tid,
+            Ok(()) => {
+                self.state.lock().committed = transaction.tid;
+                self.committed.store(transaction.tid, Ordering::Release);
+            }
             Err(e) => self.abort(e),
         }
     }

@@ -103,6 +103,8 @@ pub struct Journal {
     max_transaction: u32,
     interval_ns: AtomicU64,
     pub(crate) state: SpinLock<State>,
+    /// A copy of the state's `committed`, for who asks under a lock of its own.
+    pub(crate) committed: AtomicU64,
     pub(crate) dead: AtomicBool,
     /// Waiters for a commit, or for the turn to do one.
     pub(crate) done: WaitQueue,
@@ -123,6 +125,7 @@ impl Journal {
             max_transaction,
             interval_ns: AtomicU64::new(interval_ns),
             state: SpinLock::new(&STATE, State::default()),
+            committed: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             done: WaitQueue::new(),
             unlocked: WaitQueue::new(),
@@ -273,9 +276,16 @@ impl Journal {
         self.state.lock().running.as_ref().map(|t| t.tid)
     }
 
+    /// The last transaction that was begun, whether it runs, commits or is durable; 0 if there was none. What is found in
+    /// memory or on the medium now is no younger.
+    pub fn last_tid(&self) -> Tid {
+        self.state.lock().last
+    }
+
     /// The last transaction that is durable. What an earlier or equal one freed may be given out again.
+    /// Takes no lock.
     pub fn committed_tid(&self) -> Tid {
-        self.state.lock().committed
+        self.committed.load(Ordering::Acquire)
     }
 
     /// Returns when transaction `tid` is durable, committing it if nobody does. `EIO` if the journal was aborted before

@@ -150,7 +150,14 @@ impl Image {
     /// What e2fsck makes of the journal, and nothing else of the file system.
     pub fn recovered_by_e2fsck(&self) -> (Image, Output) {
         let s = Scratch::with("e2fsck", &self.bytes);
-        let o = tool("e2fsck", &["-fy", "-E", "journal_only", s.path()]).unwrap();
+        let o = tool("e2fsck", &["-y", "-E", "journal_only", s.path()]).unwrap();
+        (self.with(s.bytes()), o)
+    }
+
+    /// What e2fsprogs' replay alone makes of the journal (`e2fsck` also finishes orphans).
+    pub fn replayed_by_debugfs(&self) -> (Image, Output) {
+        let s = Scratch::with("debugfs", &self.bytes);
+        let o = tool("debugfs", &["-w", "-R", "journal_run", s.path()]).unwrap();
         (self.with(s.bytes()), o)
     }
 
