@@ -1,5 +1,6 @@
 //! The gates: what must be observable, each in a file of its own.
 
+mod base;
 mod busybox;
 mod d0;
 mod m1;
@@ -29,5 +30,6 @@ pub const ALL: &[Gate] = &[
     surface::FILES,
     surface::TTY,
     surface::EXHAUST,
+    base::GATE,
     busybox::GATE,
 ];
