@@ -7,6 +7,11 @@
 //! its `PageInfo` and links the block into its order's list, so that freeing is a constant number of steps: look at the
 //! buddy's `PageInfo`, unlink it, go up one order, at most [`MAX_ORDER`] times. Nothing is ever searched.
 //!
+//! Large memory would take long to describe at boot, so whole blocks of the highest order can be given as *untouched*
+//! ([`Buddy::add_untouched`]): nobody has written their `PageInfo` yet. That happens some blocks at a time when the lists
+//! have nothing that fits. Blocks join only within a block of the highest order, so nothing ever looks into an untouched
+//! one.
+//!
 //! # Invariants
 //! - A frame is in exactly one state: free head, part of a free block (state `Tail`), or in use.
 //! - `refs` of a free frame is 0. The allocator hands frames out with `refs` 1 in the first frame.
@@ -21,6 +26,11 @@ pub const MAX_ORDER: usize = 10;
 /// Regions a [`MemMap`] can hold; firmware that lists more has its smallest ones left out.
 pub const MAX_REGIONS: usize = 16;
 const NIL: u32 = u32::MAX;
+/// Frames in a block of the highest order.
+pub const BLOCK: u32 = 1 << MAX_ORDER;
+/// How many blocks are described at a time.
+const GROW: u32 = 4;
+const MAX_UNTOUCHED: usize = 32;
 
 /// What a frame is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +71,14 @@ impl PageInfo {
             next: AtomicU32::new(NIL),
             prev: AtomicU32::new(NIL),
         }
+    }
+
+    /// Makes it a reserved frame's, whatever it was before.
+    pub fn reset(&self) {
+        self.refs.store(0, Ordering::Relaxed);
+        self.meta.store(0, Ordering::Relaxed);
+        self.next.store(NIL, Ordering::Relaxed);
+        self.prev.store(NIL, Ordering::Relaxed);
     }
 
     /// The reference count.
@@ -180,12 +198,22 @@ pub struct Buddy {
     counts: [usize; MAX_ORDER + 1],
     free: usize,
     total: usize,
+    /// Ranges of whole blocks that are free and not described yet.
+    untouched: [(u32, u32); MAX_UNTOUCHED],
+    untouched_len: usize,
 }
 
 impl Buddy {
     /// Without memory.
     pub const fn new() -> Self {
-        Buddy { heads: [NIL; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1], free: 0, total: 0 }
+        Buddy {
+            heads: [NIL; MAX_ORDER + 1],
+            counts: [0; MAX_ORDER + 1],
+            free: 0,
+            total: 0,
+            untouched: [(0, 0); MAX_UNTOUCHED],
+            untouched_len: 0,
+        }
     }
 
     /// Frames that are free.
@@ -226,6 +254,45 @@ impl Buddy {
         }
     }
 
+    /// Gives frames whose [`PageInfo`] may hold anything: whole blocks of the highest order within one region of the map.
+    pub fn add_untouched(&mut self, map: &MemMap, range: Range<u32>) {
+        debug_assert!(range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK));
+        if range.is_empty() {
+            return;
+        }
+        self.total += range.len();
+        self.free += range.len();
+        if self.untouched_len == MAX_UNTOUCHED {
+            return range.step_by(BLOCK as usize).for_each(|b| self.describe(map, b));
+        }
+        self.untouched[self.untouched_len] = (range.start, range.end);
+        self.untouched_len += 1;
+    }
+
+    /// Makes an untouched block an ordinary free one.
+    fn describe(&mut self, map: &MemMap, block: u32) {
+        for frame in block..block + BLOCK {
+            if let Some(info) = map.get(frame) {
+                info.reset();
+            }
+        }
+        self.link(map, block, MAX_ORDER);
+    }
+
+    /// Describes some more blocks; false if there are none.
+    #[cold]
+    fn grow(&mut self, map: &MemMap) -> bool {
+        let Some(last) = self.untouched_len.checked_sub(1) else { return false };
+        let (start, end) = self.untouched[last];
+        let from = end.saturating_sub(GROW * BLOCK).max(start);
+        self.untouched[last].1 = from;
+        if from == start {
+            self.untouched_len = last;
+        }
+        (from..end).step_by(BLOCK as usize).for_each(|b| self.describe(map, b));
+        true
+    }
+
     fn whole(map: &MemMap, at: u32, order: usize) -> bool {
         (at..at + (1 << order)).all(|f| map.get(f).is_some_and(|i| i.state() == FrameState::Reserved))
     }
@@ -233,7 +300,13 @@ impl Buddy {
     /// Takes a block of `2^order` frames; its first frame's number. The first frame has one reference.
     #[inline]
     pub fn alloc(&mut self, map: &MemMap, order: usize) -> Option<u32> {
-        let from = (order..=MAX_ORDER).find(|&o| self.heads[o] != NIL)?;
+        let from = loop {
+            match (order..=MAX_ORDER).find(|&o| self.heads[o] != NIL) {
+                Some(o) => break o,
+                None if order <= MAX_ORDER && self.grow(map) => {}
+                None => return None,
+            }
+        };
         let frame = self.heads[from];
         let info = map.get(frame)?;
         self.unlink(map, info, from);
@@ -353,6 +426,35 @@ mod tests {
         while let Some(f) = b.alloc(&m, 1) {
             assert!(f + 1 < 10 || (20..64).contains(&f));
         }
+    }
+
+    #[test]
+    fn untouched_blocks_are_described_when_wanted() {
+        let m = map(&[(0x400, 20 * BLOCK as usize)]);
+        for f in 0x400..0x400 + 20 * BLOCK {
+            // What a machine's RAM may hold.
+            let info = m.get(f).unwrap();
+            info.set(FrameState::FreeHead, 3);
+            info.refs.store(77, Ordering::Relaxed);
+        }
+        let mut b = Buddy::new();
+        b.add_untouched(&m, 0x400..0x400 + 12 * BLOCK);
+        b.add_untouched(&m, 0x400 + 13 * BLOCK..0x400 + 20 * BLOCK);
+        let total = 19 * BLOCK as usize;
+        assert_eq!((b.free_frames(), b.total_frames()), (total, total));
+        let mut got = Vec::new();
+        while let Some(f) = b.alloc(&m, got.len() % 3) {
+            got.push((f, got.len() % 3));
+            assert_eq!(m.get(f).unwrap().refs().load(Ordering::Relaxed), 1);
+        }
+        while let Some(f) = b.alloc(&m, 0) {
+            got.push((f, 0));
+        }
+        assert_eq!(b.free_frames(), 0);
+        assert_eq!(got.iter().map(|g| 1usize << g.1).sum::<usize>(), total);
+        assert!(got.iter().all(|g| !(0x400 + 12 * BLOCK..0x400 + 13 * BLOCK).contains(&g.0)));
+        got.iter().for_each(|&(f, o)| b.free(&m, f, o));
+        assert_eq!((b.free_frames(), b.free_blocks(MAX_ORDER)), (total, 19));
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use crate::arch::paging;
 use crate::arch::percpu::MAX_CPUS;
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering, fence};
-use mm_core::frame::{Buddy, FrameState, MAX_ORDER, MemMap, PageInfo};
+use mm_core::frame::{BLOCK, Buddy, FrameState, MAX_ORDER, MemMap, PageInfo};
 use sync::{IrqLock, LockClass, Once, rank};
 
 static CACHE_CLASS: LockClass = LockClass::new("frame cache", rank::FRAMES);
@@ -277,7 +277,8 @@ pub fn zero_frame() -> Frame {
     Frame(ZERO.load(Ordering::Relaxed) as u32)
 }
 
-/// Builds the memory map in RAM and hands the rest to the allocator.
+/// Builds the memory map in RAM and hands the rest to the allocator. Only the parts of the map that describe reserved
+/// memory and its neighbourhood are written; the allocator does the rest when it comes to it.
 pub(super) fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
     let mut map = MemMap::new();
     let page = PAGE_SIZE as u64;
@@ -294,33 +295,66 @@ pub(super) fn init(ram: &[Range<u64>], reserved: &[Range<u64>]) {
         #[allow(clippy::cast_ptr_alignment)] // a page boundary
         let infos = phys_to_ptr(at).cast::<PageInfo>();
         // SAFETY: `place` found RAM that nothing else uses, long enough and page-aligned; it is never given to the allocator.
-        let infos = unsafe {
-            for n in 0..frames {
-                infos.add(n).write(PageInfo::new());
-            }
-            core::slice::from_raw_parts(infos, frames)
-        };
+        // Whatever it holds are valid words.
+        let infos = unsafe { core::slice::from_raw_parts(infos, frames) };
         map.add_region((start / page) as u32, infos);
     }
     let Ok(map) = MAP.set(map) else { return };
     let mut buddy = BUDDY.lock();
-    for r in ram {
-        let mut at = r.start.next_multiple_of(page);
-        let end = r.end / page * page;
-        while at < end {
-            let (stop, next) = next_reserved(at, end, reserved, &taken);
-            let stop = stop / page * page;
-            if at < stop {
-                buddy.add_range(map, (at / page) as u32..(stop / page) as u32);
-            }
-            at = next.next_multiple_of(page).max(at + page);
+    for_parts(ram, reserved, &taken, &mut |part, kind| {
+        if kind != Part::Blocks {
+            part.filter_map(|f| map.get(f)).for_each(PageInfo::reset);
         }
-    }
+    });
+    for_parts(ram, reserved, &taken, &mut |part, kind| match kind {
+        Part::Free => buddy.add_range(map, part),
+        Part::Blocks => buddy.add_untouched(map, part),
+        Part::Reserved => {}
+    });
     let total = buddy.total_frames();
     RESERVE.store((total / 64).clamp(64, 2048), Ordering::Relaxed);
     drop(buddy);
     if let Some(zero) = alloc_zeroed(For::Kernel) {
         ZERO.store(zero.0 as usize, Ordering::Relaxed);
+    }
+}
+
+/// What a run of frames is at boot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Not ours to use.
+    Reserved,
+    /// Free.
+    Free,
+    /// Free, and whole blocks of the highest order.
+    Blocks,
+}
+
+/// Shows all RAM that the map describes, part by part.
+fn for_parts(ram: &[Range<u64>], a: &[Range<u64>], b: &[Range<u64>], show: &mut dyn FnMut(Range<u32>, Part)) {
+    let page = PAGE_SIZE as u64;
+    for (r, taken) in ram.iter().zip(b) {
+        if taken.is_empty() {
+            continue;
+        }
+        let frame = |pa: u64| (pa / page) as u32;
+        let mut at = r.start.next_multiple_of(page);
+        let end = r.end / page * page;
+        while at < end {
+            let (stop, next) = next_reserved(at, end, a, b);
+            let (from, to) = (frame(at), frame(stop).max(frame(at)));
+            let low = from.next_multiple_of(BLOCK).min(to);
+            let high = (to / BLOCK * BLOCK).max(low);
+            let free = if low < high { [from..low, high..to] } else { [from..to, to..to] };
+            for part in free.into_iter().filter(|p| !p.is_empty()) {
+                show(part, Part::Free);
+            }
+            if low < high {
+                show(low..high, Part::Blocks);
+            }
+            at = next.next_multiple_of(page).max(at + page).min(end);
+            show(to..frame(at), Part::Reserved);
+        }
     }
 }
 
