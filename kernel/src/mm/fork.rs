@@ -68,6 +68,7 @@ impl AddressSpace {
         child.vdso.store(parent.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         child.rss.anon.store(copied.anon, Ordering::Relaxed);
         child.rss.file.store(copied.file, Ordering::Relaxed);
+        drop(guard);
         if super::space::sabotage().0 {
             child.unshare_all();
         }
