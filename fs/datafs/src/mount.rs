@@ -66,6 +66,13 @@ impl DataFs {
         Ok(fs)
     }
 
+    /// Makes everything durable but the content of files: inodes whose times run ahead, and the running transaction. May
+    /// sleep.
+    pub fn commit(&self) -> Result<()> {
+        self.vol.flush_inodes()?;
+        self.vol.store.commit_all()
+    }
+
     /// An inode by its number, if it is in use: for tools and tests.
     pub fn inode(&self, ino: u32) -> Result<Arc<DataInode>> {
         self.vol.get(ino)
