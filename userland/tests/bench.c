@@ -1,8 +1,7 @@
 // The latency and throughput rows of `make bench`: bench [ROW...]. Each prints `row value unit`.
 //
-// Every row finds its own number of rounds: it raises them until a batch lasts long enough to measure, then takes the
-// best of many short batches, since disturbance only ever adds, and a short batch has a chance to escape it on a busy
-// host. In all, a row lasts a fraction of a second.
+// Every row finds its own number of rounds: it doubles them until a batch lasts long enough to measure, then takes the
+// best of a few batches, since disturbance only ever adds. In all, a row lasts a fraction of a second.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -44,8 +43,8 @@ static void pin(int cpu) {
     sched_setaffinity(0, sizeof set, &set);
 }
 
-#define BATCH_NS 2000000ull
-#define BATCHES 100
+#define BATCH_NS 40000000ull
+#define BATCHES 5
 
 // ns for one round of f(n), which does n rounds.
 static double per_round(void (*f)(long n), long most) {
@@ -351,6 +350,81 @@ static double rate(void (*f)(long), long step, int workers) {
     return best;
 }
 
+// ---- the disk under no file system: /dev/vda, past every cache (O_DIRECT) ------------------------------------------
+#define DISK "/dev/vda"
+#define DISK_BYTES (256l << 20)
+static int disk_fd;
+static char *disk_buf;
+static long disk_at;
+static bool disk_write;
+
+static uint64_t disk_random(uint64_t *state) {
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    return *state >> 33;
+}
+static void disk_seq(long n) {
+    while (n--) {
+        ssize_t r = disk_write ? pwrite(disk_fd, disk_buf, 1 << 20, disk_at) : pread(disk_fd, disk_buf, 1 << 20, disk_at);
+        if (r != 1 << 20) die("sequential");
+        disk_at = (disk_at + (1 << 20)) % DISK_BYTES;
+    }
+}
+static double disk_bandwidth(bool write) {
+    disk_write = write;
+    disk_at = 0;
+    return (1 << 20) * 1e3 / per_round(disk_seq, 1024);
+}
+static void disk_sync(long n) {
+    while (n--) {
+        if (pwrite(disk_fd, disk_buf, 4096, 0) != 4096 || fdatasync(disk_fd)) die("write and sync");
+    }
+}
+static void disk_buffered(long n) {
+    static int fd;
+    if (!fd) fd = open(DISK, O_RDONLY);
+    while (n--) {
+        if (pread(fd, disk_buf, 4096, disk_at) != 4096) die("buffered");
+        disk_at = (disk_at + 4096) % DISK_BYTES;
+    }
+}
+
+static volatile bool disk_stop;
+static volatile long disk_done[64];
+static void *disk_worker(void *arg) {
+    long id = (long)arg, done = 0;
+    uint64_t seed = id + 1;
+    char *buf = aligned_alloc(4096, 4096);
+    memset(buf, 1, 4096);
+    while (!disk_stop) {
+        long at = disk_random(&seed) % (DISK_BYTES / 4096) * 4096;
+        ssize_t r = disk_write ? pwrite(disk_fd, buf, 4096, at) : pread(disk_fd, buf, 4096, at);
+        if (r != 4096) die("random");
+        disk_done[id] = ++done;
+    }
+    free(buf);
+    return NULL;
+}
+// Random transfers of 4 KiB a second, so many at a time.
+static double disk_iops(bool write, int depth) {
+    double best = 0;
+    disk_write = write;
+    for (int batch = 0; batch < 3; batch++) {
+        pthread_t t[64];
+        disk_stop = false;
+        memset((void *)disk_done, 0, sizeof disk_done);
+        uint64_t t0 = now();
+        for (long i = 0; i < depth; i++) pthread_create(&t[i], NULL, disk_worker, (void *)i);
+        usleep(300000);
+        disk_stop = true;
+        for (int i = 0; i < depth; i++) pthread_join(t[i], NULL);
+        long sum = 0;
+        for (int i = 0; i < depth; i++) sum += disk_done[i];
+        double r = sum / ((now() - t0) / 1e9);
+        if (r > best) best = r;
+    }
+    return best;
+}
+
 static int argc_;
 static char **argv_;
 static bool wanted(const char *name) {
@@ -416,6 +490,19 @@ int main(int argc, char **argv) {
             ROW(one, "/s", rate(parallel[i].f, parallel[i].step, 1));
             ROW(all, "/s", rate(parallel[i].f, parallel[i].step, cpus));
         }
+    }
+    disk_fd = open(DISK, O_RDWR | O_DIRECT);
+    if (disk_fd >= 0) {
+        disk_buf = aligned_alloc(4096, 1 << 20);
+        memset(disk_buf, 5, 1 << 20);
+        ROW("disk-write-1M", "MB/s", disk_bandwidth(true));
+        ROW("disk-read-1M", "MB/s", disk_bandwidth(false));
+        ROW("disk-read-4k-depth1", "/s", disk_iops(false, 1));
+        ROW("disk-read-4k-depth8", "/s", disk_iops(false, 8));
+        ROW("disk-write-4k-depth1", "/s", disk_iops(true, 1));
+        ROW("disk-write-4k-depth8", "/s", disk_iops(true, 8));
+        ROW("disk-write+sync-4k", "ns", per_round(disk_sync, 1 << 14));
+        ROW("disk-buffered-read-4k", "ns", per_round(disk_buffered, 1 << 16));
     }
     unlink("/tmp/bench-data");
     puts("bench end");

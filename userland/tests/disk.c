@@ -162,6 +162,34 @@ static long stat_field(int n) {
     return field;
 }
 
+// What one way writes the other reads, and a close leaves nothing behind.
+TEST(cached_and_direct_agree) {
+    static unsigned char back[65536];
+    unsigned char *buf = aligned_alloc(4096, 65536);
+    int cached = MUST(open(DISK, O_RDWR)), direct = MUST(open(DISK, O_RDWR | O_DIRECT));
+    for (int round = 0; round < 4; round++) {
+        fill(buf, 65536, round * 2 + 1);
+        CHECK(pwrite(cached, buf, 65536, 20 * MIB + 4096) == 65536);
+        memset(back, 0, sizeof back);
+        unsigned char *in = aligned_alloc(4096, 65536);
+        CHECK(pread(direct, in, 65536, 20 * MIB + 4096) == 65536 && !memcmp(in, buf, 65536), "direct, round %d", round);
+        fill(buf, 65536, round * 2 + 2);
+        CHECK(pwrite(direct, buf, 65536, 20 * MIB + 4096) == 65536);
+        CHECK(pread(cached, back, 65536, 20 * MIB + 4096) == 65536 && !memcmp(back, buf, 65536), "cached, round %d", round);
+        free(in);
+    }
+    fill(buf, 65536, 77);
+    CHECK(pwrite(cached, buf, 65536, 21 * MIB) == 65536);
+    close(cached);
+    close(direct);
+    direct = MUST(open(DISK, O_RDONLY | O_DIRECT));
+    CHECK(pread(direct, buf + 4096, 4096, 21 * MIB) == 4096);
+    CHECK(!memcmp(buf, buf + 4096, 4096));
+    int synced = MUST(open(DISK, O_RDWR | O_SYNC));
+    CHECK(pwrite(synced, "durable", 7, 22 * MIB + 100) == 7);
+    CHECK(pread(direct, buf, 4096, 22 * MIB) == 4096 && !memcmp(buf + 100, "durable", 7));
+}
+
 TEST(statistics_count) {
     int fd = MUST(open(DISK, O_RDWR | O_DIRECT));
     char *buf = aligned_alloc(4096, 65536);
@@ -175,4 +203,4 @@ TEST(statistics_count) {
 }
 
 MAIN(T(sizes_agree), T(any_offset_reads_back), T(the_end_is_an_end), T(bad_buffers_fault),
-     T(ranges_are_zeroed_and_discarded), T_FOR(threads_do_not_disturb_each_other, 120), T(statistics_count))
+     T(ranges_are_zeroed_and_discarded), T_FOR(threads_do_not_disturb_each_other, 120), T(cached_and_direct_agree), T(statistics_count))

@@ -104,6 +104,13 @@ impl SharedBytesMut<'_> {
         self.len == 0
     }
 
+    /// The first `len` bytes (all, if there are fewer).
+    #[inline]
+    pub fn prefix(&mut self, len: usize) -> SharedBytesMut<'_> {
+        // SAFETY: a part of the range this value stands for, which is borrowed meanwhile.
+        unsafe { SharedBytesMut::new(self.ptr, len.min(self.len)) }
+    }
+
     /// Fills all with `value`.
     #[inline]
     pub fn fill(&mut self, value: u8) {

@@ -100,8 +100,7 @@ impl OpenFile {
     }
 }
 
-/// A place for an inode that has no name, in the mount of `near`; `name` is what `/proc` shows.
-pub fn unnamed_path(near: &Path, inode: Arc<dyn crate::Inode>, name: &[u8]) -> Path {
+fn unnamed_path(near: &Path, inode: Arc<dyn crate::Inode>, name: &[u8]) -> Path {
     let parent = Some(near.mount.root.clone());
     let dentry = Dentry::new(near.mount.sb.id, parent, Arc::from(name), inode);
     dentry.kill();

@@ -26,7 +26,8 @@ pub const MAJOR: u64 = 254;
 pub const MINORS: u32 = 16;
 /// Letters `a` to `z`.
 const MAX_DISKS: usize = 26;
-const WATCH_NS: u64 = 5_000_000_000;
+/// How often the watch looks, in nanoseconds.
+pub const WATCH_NS: u64 = 5_000_000_000;
 /// The watch asks for entropy every so many rounds: five minutes.
 const REFILL_ROUNDS: u64 = 60;
 
@@ -35,8 +36,8 @@ static DISKS: SpinLock<Vec<Disk>> = SpinLock::new(&CLASS, Vec::new());
 
 /// What the watch asks of a driver.
 pub trait Watched: Send + Sync {
-    /// Looks after the device; `now` is the monotonic time. Context: thread.
-    fn watch(&self, now: u64);
+    /// Looks after the device, every [`WATCH_NS`]. Context: thread.
+    fn watch(&self);
 }
 
 struct Disk {
@@ -87,8 +88,7 @@ extern "C" fn watch(_: usize) {
         let now = crate::arch::time::now_ns();
         let _ = platform::park(ParkOptions { deadline_ns: Some(now + WATCH_NS), ..Default::default() });
         let watched: Vec<_> = DISKS.lock().iter().map(|d| d.watched.clone()).collect();
-        let now = crate::arch::time::now_ns();
-        watched.iter().for_each(|w| w.watch(now));
+        watched.iter().for_each(|w| w.watch());
         round += 1;
         if round.is_multiple_of(REFILL_ROUNDS) {
             super::virtio::rng::refill();

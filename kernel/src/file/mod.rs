@@ -2,7 +2,6 @@
 
 pub mod base;
 pub mod blockdev;
-pub mod datadisk;
 pub mod devfs;
 pub mod epoll;
 pub mod eventfd;

@@ -3,7 +3,6 @@
 mod fuzz;
 mod link;
 mod many;
-mod sockets;
 mod tcp;
 mod udp;
 

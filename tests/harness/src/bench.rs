@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cpio::{Entry, overlay};
+use crate::disk::Disk;
 use crate::error::{Failure, Outcome};
 use crate::paths::Paths;
 use crate::shell::BOOT_LIMIT;
@@ -105,6 +106,10 @@ fn config(plan: &Plan, smp: u32, linux: bool, initrd: PathBuf) -> VmConfig {
     if linux {
         append.push_str(" mitigations=off kpti=off");
     }
+    if plan.icount {
+        // Counted time runs ahead of a disk's real time.
+        append.push_str(" berth.disk_timeout=1000000000");
+    }
     let exact = ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
     VmConfig {
         kernel,
@@ -126,7 +131,9 @@ fn measure(plan: &Plan, smp: u32, linux: bool, rows: &mut Rows, order: &mut Vec<
     let init = INIT.replace("ROWS", &plan.only);
     let base = if linux { plan.paths.linux_initrd()? } else { plan.paths.initrd.clone() };
     let initrd = overlay(&base, &[Entry::File("bench-init", 0o755, init.as_bytes())], dir.join("initrd.cpio"))?;
-    let config = config(plan, smp, linux, initrd);
+    let mut config = config(plan, smp, linux, initrd);
+    // The host's page cache stands behind the disk for both; flushes are honoured.
+    Disk::new(&dir, "disk", 512 << 20)?.attach(&mut config, "d", "");
     Paths::need(&config.kernel, if linux { "linux" } else { "kernel" })?;
     let mut vm = Vm::start(&config, &dir)?;
     let result = one_boot(&mut vm, plan.mem, rows, order);

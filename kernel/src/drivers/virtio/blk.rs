@@ -113,6 +113,9 @@ pub struct VirtioBlk<T> {
     indirect: bool,
     may_unmap: bool,
     gone: AtomicBool,
+    /// When the transfer began that the watch last found the oldest, and in how many rounds.
+    stuck_since: AtomicU64,
+    stuck_rounds: AtomicU64,
     name: Once<Arc<str>>,
 }
 
@@ -136,13 +139,13 @@ impl Interrupt for Wired {
 }
 
 impl disk::Watched for Disk {
-    fn watch(&self, now: u64) {
+    fn watch(&self) {
         let hardware = self.hardware();
         let lost = hardware.reap(self);
         if lost > 0 {
             crate::info!("{}: {lost} answers came without an interrupt", hardware.name());
         }
-        if hardware.oldest().is_some_and(|began| now.saturating_sub(began) > timeout_ns()) {
+        if hardware.stuck_rounds() * disk::WATCH_NS >= timeout_ns() {
             hardware.kill(self, "does not answer");
         }
     }
@@ -184,6 +187,8 @@ pub fn start(transport: MmioTransport<'static>) -> Result<&'static dyn Interrupt
         geometry,
         indirect,
         gone: AtomicBool::new(false),
+        stuck_since: AtomicU64::new(0),
+        stuck_rounds: AtomicU64::new(0),
         name: Once::new(),
     };
     device.port.finish();
@@ -400,6 +405,17 @@ impl<T: Transport + Send> VirtioBlk<T> {
             );
         }
         Err(error)
+    }
+
+    /// In how many rounds of the watch, one after the other, the same transfer was the oldest. Rounds, not the time that has
+    /// passed: when the hypervisor pauses the machine for an hour, the clock goes on and the disk is not to blame.
+    fn stuck_rounds(&self) -> u64 {
+        let oldest = self.oldest().unwrap_or(0);
+        if oldest == 0 || self.stuck_since.swap(oldest, Ordering::Relaxed) != oldest {
+            self.stuck_rounds.store(0, Ordering::Relaxed);
+            return 0;
+        }
+        self.stuck_rounds.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// When the oldest transfer in flight began.
