@@ -5,8 +5,8 @@
 //! fails, so a control that dies of something else, a machine that does not even boot, is red.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::cpio::{Entry, overlay};
@@ -44,6 +44,8 @@ pub struct Case {
     pub name: String,
     /// For a negative control: the assertion that must fail.
     pub must_fail: Option<&'static str>,
+    /// Measures shares of time, so no other machine runs beside it.
+    pub alone: bool,
     /// Needs what only Berth has: its counters, boot parameters, messages.
     pub berth_only: bool,
     body: Body,
@@ -52,7 +54,13 @@ pub struct Case {
 impl Case {
     /// A case in which everything must hold.
     pub fn new(name: impl Into<String>, body: impl Fn(&mut Context<'_>) -> Outcome + Send + Sync + 'static) -> Self {
-        Self { name: name.into(), must_fail: None, berth_only: false, body: Box::new(body) }
+        Self { name: name.into(), must_fail: None, alone: false, berth_only: false, body: Box::new(body) }
+    }
+
+    /// No other machine may run beside this case's.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// This case needs Berth itself.
@@ -165,11 +173,24 @@ pub fn run(gates: &[&Gate], options: &Options) -> bool {
     let next = AtomicUsize::new(0);
     let passed = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
+    // Held for reading by machines that may have company, for writing by one that must not.
+    let company = RwLock::new(());
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.clamp(1, 2) {
             scope.spawn(|| {
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if one(job, options) {
+                    let held = if job.case.alone {
+                        let guard = company.write().unwrap_or_else(PoisonError::into_inner);
+                        let done = one(job, options);
+                        drop(guard);
+                        done
+                    } else {
+                        let guard = company.read().unwrap_or_else(PoisonError::into_inner);
+                        let done = one(job, options);
+                        drop(guard);
+                        done
+                    };
+                    if held {
                         passed.fetch_add(1, Ordering::Relaxed);
                     } else if let Ok(mut names) = failed.lock() {
                         names.push(format!("{} {}", job.gate, job.case.name));

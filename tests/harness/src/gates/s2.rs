@@ -14,6 +14,7 @@ pub const GATE: Gate = Gate {
 fn cases(o: &Options) -> Vec<Case> {
     let mut cases = on_each(&o.smp, &["smp", "futex"], |_, _| Ok(()));
     cases.push(checked(4, &["smp", "futex"]));
+    cases = cases.into_iter().map(Case::alone).collect();
     if !o.linux {
         cases.push(Case::new("smp8", |c| {
             let config = c.config(8);
