@@ -354,12 +354,14 @@ impl Flow {
             hop: None,
             gone: false,
         };
+        let fresh = || [Arc::new(WaitQueue::new()), Arc::new(WaitQueue::new())];
+        let [readable, writable] = options.queues.clone().unwrap_or_else(fresh);
         Ok(Arc::new_cyclic(|me| Flow {
             tuple,
             me: me.clone(),
             inner: SpinLock::new(&CLASS, inner),
-            readable: Arc::new(WaitQueue::new()),
-            writable: Arc::new(WaitQueue::new()),
+            readable,
+            writable,
             armed: AtomicU64::new(u64::MAX),
             charged,
         }))

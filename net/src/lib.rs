@@ -3,9 +3,8 @@
 //! # Ideas
 //! smoltcp runs TCP, one small interface with one socket per connection ([`flow`]); everything around it is here: frames
 //! and neighbours ([`neigh`]), addresses and routes ([`config`]), demultiplexing by hashed 4-tuple ([`tcp`]), listeners
-//! with a bounded SYN queue and SYN cookies ([`listen`]), UDP and raw endpoints, and loopback without Ethernet.
-//! So a packet costs the same however many connections there are, and
-//! two CPUs that serve two connections share no lock but a short-held bucket of a table now and then.
+//! with a bounded SYN queue and SYN cookies ([`listen`]), UDP and raw endpoints, loopback without Ethernet, and the
+//! sockets that programs see ([`socket`], [`unix`]). A packet costs the same however many connections there are, and two CPUs that serve two connections share no lock but a short-held bucket of a table now and then.
 //!
 //! # Who owns what, and which lock guards it
 //! | state | owner | lock (rank) |
@@ -20,6 +19,8 @@
 //! | datagram endpoints by port; each one's queue | [`udp::Udp`]; [`udp::Endpoint`] | udp bucket (550); endpoint queue (555) |
 //! | packets on their way through loopback | [`Stack`], 16 lanes | lane (570) |
 //! | deadlines | [`timers::Timers`], 16 buckets | net timers (575) |
+//! | unix sockets and their names | [`unix`] | unix names (505), unix socket (510) |
+//! | a socket's options and what it has become | [`socket`] | socket (500) |
 //!
 //! No lock is held while a packet is handed to a device, to loopback or to another flow. All of it runs in threads
 //! (drivers hand packets over from a thread of theirs), so the locks do not mask interrupts.
@@ -49,10 +50,12 @@ pub mod packet;
 pub mod ports;
 pub mod raw;
 mod reassembly;
+pub mod socket;
 mod stack;
 pub mod tcp;
 mod timers;
 pub mod udp;
+pub mod unix;
 
 pub use device::{Features, NetDevice, RxMeta};
 pub use env::{Env, PlatformEnv};

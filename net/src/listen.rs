@@ -105,7 +105,7 @@ impl Listener {
             syns: HashMap::with_hasher(stack.key),
             accepted: VecDeque::new(),
             backlog: backlog.max(1),
-            options: options.clone(),
+            options: TcpOptions { queues: None, ..options.clone() },
             overflowed: None,
             armed: false,
             closed: false,
@@ -115,7 +115,7 @@ impl Listener {
             v6only,
             bound: options.bound,
             inner: SpinLock::new(&CLASS, inner),
-            readable: Arc::new(WaitQueue::new()),
+            readable: options.queues.as_ref().map_or_else(|| Arc::new(WaitQueue::new()), |q| q[0].clone()),
             me: me.clone(),
         })
     }
@@ -137,7 +137,7 @@ impl Listener {
 
     /// Changes the options of connections to come.
     pub fn set_options(&self, options: &TcpOptions) {
-        self.inner.lock().options = options.clone();
+        self.inner.lock().options = TcpOptions { queues: None, ..options.clone() };
     }
 
     /// How many can be accepted, and how many are half open.

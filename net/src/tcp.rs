@@ -53,6 +53,8 @@ pub struct TcpOptions {
     pub ttl: Option<u8>,
     /// The interface that it is bound to; 0: any.
     pub bound: u32,
+    /// The queues to wake (readers, writers), where somebody watches already. Not taken over by accepted connections.
+    pub queues: Option<[Arc<sync::WaitQueue>; 2]>,
 }
 
 /// A connection of which only the memory is left that keeps old segments from meaning something to a new one.

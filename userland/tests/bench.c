@@ -1,7 +1,8 @@
 // The latency and throughput rows of `make bench`: bench [ROW...]. Each prints `row value unit`.
 //
-// Every row finds its own number of rounds: it doubles them until a batch lasts long enough to measure, then takes the
-// best of a few batches, since disturbance only ever adds. In all, a row lasts a fraction of a second.
+// Every row finds its own number of rounds: it raises them until a batch lasts long enough to measure, then takes the
+// best of many short batches, since disturbance only ever adds, and a short batch has a chance to escape it on a busy
+// host. In all, a row lasts a fraction of a second.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -43,8 +44,8 @@ static void pin(int cpu) {
     sched_setaffinity(0, sizeof set, &set);
 }
 
-#define BATCH_NS 40000000ull
-#define BATCHES 5
+#define BATCH_NS 2000000ull
+#define BATCHES 100
 
 // ns for one round of f(n), which does n rounds.
 static double per_round(void (*f)(long n), long most) {

@@ -2,14 +2,18 @@
 //!
 //! An [`AreaMap`] is a sorted vector of disjoint, page-aligned, half-open ranges with a value each. A vector and not a
 //! tree: lookups (every page fault) are a binary search over a compact array, forking clones one allocation, and inserts
-//! move at most some thousands of small entries, which measures below a tree's rebalancing up to there. Neighbours with
+//! move at most some thousands of small entries, which measures below a tree's rebalancing up to there. It is sorted
+//! downwards, since mappings are placed below each other: a new one goes near the end, however many there are. Neighbours with
 //! values that join ([`Area::joins`]) are merged, so that a program that maps page by page keeps one area.
 //!
 //! # Invariants
 //! Areas are sorted, disjoint, not empty. All changes are by whole operations: none fails half-way.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
+use core::iter::Rev;
 use core::ops::Range;
+use core::slice;
 
 /// What an area maps.
 pub trait Area: Clone {
@@ -50,13 +54,24 @@ impl<T> Entry<T> {
 /// The map.
 #[derive(Clone, Debug, Default)]
 pub struct AreaMap<T> {
+    /// The highest first.
     areas: Vec<Entry<T>>,
+    searched: Option<Searched>,
+}
+
+/// What the last search from the top found out: above `found` nothing has room for `len` bytes aligned to `align`.
+#[derive(Clone, Copy, Debug)]
+struct Searched {
+    len: usize,
+    align: usize,
+    end: usize,
+    found: usize,
 }
 
 impl<T: Area> AreaMap<T> {
     /// Nothing mapped.
     pub const fn new() -> Self {
-        AreaMap { areas: Vec::new() }
+        AreaMap { areas: Vec::new(), searched: None }
     }
 
     /// Number of areas.
@@ -69,39 +84,58 @@ impl<T: Area> AreaMap<T> {
         self.areas.is_empty()
     }
 
-    /// All areas in order of address.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry<T>> {
-        self.areas.iter()
+    /// Makes room for `more` areas, so that changes that add no more need no memory.
+    pub fn try_reserve(&mut self, more: usize) -> Result<(), TryReserveError> {
+        // Twice as many may be more than there is in one piece.
+        self.areas
+            .try_reserve(more)
+            .or_else(|_| self.areas.try_reserve_exact(more + self.areas.len() / 8))
+            .or_else(|_| self.areas.try_reserve_exact(more + 64))
     }
 
-    /// Index of the first area that ends above `addr`.
+    /// All areas in order of address.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry<T>> {
+        self.areas.iter().rev()
+    }
+
+    /// How many areas end above `addr`; the lowest of them is the last one of as many.
     #[inline]
-    fn index_above(&self, addr: usize) -> usize {
-        self.areas.partition_point(|a| a.end <= addr)
+    fn count_above(&self, addr: usize) -> usize {
+        self.areas.partition_point(|a| a.end > addr)
+    }
+
+    /// How many areas start at `addr` or above.
+    #[inline]
+    fn count_from(&self, addr: usize) -> usize {
+        self.areas.partition_point(|a| a.start >= addr)
     }
 
     /// The area that holds `addr`.
     #[inline]
     pub fn find(&self, addr: usize) -> Option<&Entry<T>> {
-        self.areas.get(self.index_above(addr)).filter(|a| a.start <= addr)
+        self.find_from(addr).filter(|a| a.start <= addr)
     }
 
     /// The first area that ends above `addr` (it may start above it too).
     #[inline]
     pub fn find_from(&self, addr: usize) -> Option<&Entry<T>> {
-        self.areas.get(self.index_above(addr))
+        self.areas.get(self.count_above(addr).wrapping_sub(1))
     }
 
     /// The last area that ends at or below `addr`.
     pub fn find_below(&self, addr: usize) -> Option<&Entry<T>> {
-        self.index_above(addr).checked_sub(1).map(|i| &self.areas[i])
+        self.areas.get(self.count_above(addr))
     }
 
-    /// The areas that overlap `range`.
-    pub fn overlapping(&self, range: Range<usize>) -> &[Entry<T>] {
-        let from = self.index_above(range.start);
-        let n = self.areas[from..].partition_point(|a| a.start < range.end);
-        &self.areas[from..from + n]
+    /// The areas that overlap `range`, in order of address.
+    pub fn overlapping(&self, range: Range<usize>) -> Rev<slice::Iter<'_, Entry<T>>> {
+        self.areas[self.indices(&range)].iter().rev()
+    }
+
+    /// Where the areas that overlap `range` are.
+    fn indices(&self, range: &Range<usize>) -> Range<usize> {
+        let from = self.count_from(range.end);
+        from..self.count_above(range.start).max(from)
     }
 
     /// Whether every address of `range` is in some area.
@@ -118,37 +152,53 @@ impl<T: Area> AreaMap<T> {
 
     /// Whether `range` is free.
     pub fn is_free(&self, range: Range<usize>) -> bool {
-        self.overlapping(range).is_empty()
+        self.indices(&range).is_empty()
     }
 
     /// The highest `len` bytes, aligned to `align` (a power of two), that are free within `within` and keep the guard of the
     /// area above. Returns their start.
     pub fn gap_top_down(&self, len: usize, align: usize, within: Range<usize>) -> Option<usize> {
         let mut top = within.end;
-        let mut i = self.areas.partition_point(|a| a.start < within.end);
+        if let Some(s) = self.searched
+            && s.end == within.end
+            && len >= s.len
+            && align >= s.align
+        {
+            // What fits now would have fitted then, so it starts no higher.
+            top = top.min(s.found.saturating_add(len));
+        }
+        let mut i = self.count_from(top);
         // The area right above the limit guards into it.
-        if let Some(above) = self.areas.get(i) {
+        if let Some(above) = i.checked_sub(1).map(|j| &self.areas[j]) {
             top = top.min(above.start.saturating_sub(above.value.guard()));
         }
         loop {
-            let floor = i.checked_sub(1).map_or(0, |j| self.areas[j].end).max(within.start);
+            let area = self.areas.get(i);
+            let floor = area.map_or(0, |a| a.end).max(within.start);
             if let Some(start) = top.checked_sub(len)
                 && start & !(align - 1) >= floor
             {
                 return Some(start & !(align - 1));
             }
-            if i == 0 || floor <= within.start {
-                return None;
-            }
-            i -= 1;
-            top = self.areas[i].start.saturating_sub(self.areas[i].value.guard()).min(top);
+            let area = area.filter(|_| floor > within.start)?;
+            top = area.start.saturating_sub(area.value.guard()).min(top);
+            i += 1;
         }
+    }
+
+    /// As [`AreaMap::gap_top_down`], and remembers what it learnt, so that a program that maps one thing below the other
+    /// does not pay for those above.
+    pub fn take_gap(&mut self, len: usize, align: usize, within: Range<usize>) -> Option<usize> {
+        let end = within.end;
+        let found = self.gap_top_down(len, align, within)?;
+        self.searched = Some(Searched { len, align, end, found });
+        Some(found)
     }
 
     /// The lowest such range.
     pub fn gap_bottom_up(&self, len: usize, align: usize, within: Range<usize>) -> Option<usize> {
         let mut at = within.start.checked_next_multiple_of(align)?;
-        for a in &self.areas[self.index_above(within.start)..] {
+        for a in self.areas[..self.count_above(within.start)].iter().rev() {
             let end = at.checked_add(len)?;
             if end <= a.start.saturating_sub(a.value.guard()) {
                 break;
@@ -164,75 +214,74 @@ impl<T: Area> AreaMap<T> {
         if range.is_empty() || !self.is_free(range.clone()) {
             return false;
         }
-        let i = self.index_above(range.start);
-        let before = i.checked_sub(1).filter(|&j| {
+        // The area above is the one before `i`, the area below the one at `i`.
+        let i = self.count_above(range.start);
+        let below = self.areas.get(i).is_some_and(|a| a.end == range.start && a.value.joins(&value, a.end - a.start));
+        let above = i.checked_sub(1).filter(|&j| {
             let a = &self.areas[j];
-            a.end == range.start && a.value.joins(&value, a.end - a.start)
+            a.start == range.end && value.joins(&a.value, range.end - range.start)
         });
-        let after =
-            self.areas.get(i).is_some_and(|a| a.start == range.end && value.joins(&a.value, range.end - range.start));
-        match (before, after) {
-            (Some(j), true) => {
-                self.areas[j].end = self.areas[i].end;
-                self.areas.remove(i);
+        match (below, above) {
+            (true, Some(j)) => {
+                self.areas[i].end = self.areas[j].end;
+                self.areas.remove(j);
             }
-            (Some(j), false) => self.areas[j].end = range.end,
-            (None, true) => {
-                self.areas[i].start = range.start;
-                self.areas[i].value = value;
+            (true, None) => self.areas[i].end = range.end,
+            (false, Some(j)) => {
+                self.areas[j].start = range.start;
+                self.areas[j].value = value;
             }
-            (None, false) => self.areas.insert(i, Entry { start: range.start, end: range.end, value }),
+            (false, None) => self.areas.insert(i, Entry { start: range.start, end: range.end, value }),
         }
         true
     }
 
     /// Cuts an area in two where `at` lies inside one.
     fn split(&mut self, at: usize) {
-        let i = self.index_above(at);
-        if let Some(a) = self.areas.get_mut(i)
-            && a.start < at
-        {
+        let Some(i) = self.count_above(at).checked_sub(1) else { return };
+        let a = &mut self.areas[i];
+        if a.start < at {
             let tail = Entry { start: at, end: a.end, value: a.value.advanced(at - a.start) };
             a.end = at;
-            self.areas.insert(i + 1, tail);
+            self.areas.insert(i, tail);
         }
     }
 
-    /// Takes out all that lies in `range`, cutting areas at its ends. Returns what was there.
+    /// Takes out all that lies in `range`, cutting areas at its ends. Returns what was there, in order of address.
     pub fn remove(&mut self, range: Range<usize>) -> Vec<Entry<T>> {
         if range.is_empty() {
             return Vec::new();
         }
+        self.searched = None;
         self.split(range.start);
         self.split(range.end);
-        let from = self.index_above(range.start);
-        let n = self.areas[from..].partition_point(|a| a.start < range.end);
-        self.areas.drain(from..from + n).collect()
+        let which = self.indices(&range);
+        self.areas.drain(which).rev().collect()
     }
 
-    /// Changes the values in `range`, cutting areas at its ends, and merges what joins afterwards.
+    /// Changes the values in `range`, cutting areas at its ends, and merges what joins afterwards. A change leaves the
+    /// guard as it is.
     pub fn update(&mut self, range: Range<usize>, mut change: impl FnMut(&mut T)) {
         if range.is_empty() {
             return;
         }
         self.split(range.start);
         self.split(range.end);
-        let from = self.index_above(range.start);
-        let n = self.areas[from..].partition_point(|a| a.start < range.end);
-        for a in &mut self.areas[from..from + n] {
+        let which = self.indices(&range);
+        for a in self.areas[which.clone()].iter_mut().rev() {
             change(&mut a.value);
         }
-        self.merge_around(from.saturating_sub(1), from + n);
+        self.merge_around(which);
     }
 
-    /// Merges neighbours from index `from` up to index `to` and its successor.
-    fn merge_around(&mut self, from: usize, to: usize) {
-        let mut i = to.min(self.areas.len().saturating_sub(1));
-        while i > from {
-            let (a, b) = (&self.areas[i - 1], &self.areas[i]);
-            if a.end == b.start && a.value.joins(&b.value, a.end - a.start) {
-                self.areas[i - 1].end = b.end;
-                self.areas.remove(i);
+    /// Merges the areas at these places with each other, the one above and the one below.
+    fn merge_around(&mut self, which: Range<usize>) {
+        let mut i = which.end.min(self.areas.len().saturating_sub(1));
+        while i >= which.start.max(1) {
+            let (above, below) = (&self.areas[i - 1], &self.areas[i]);
+            if below.end == above.start && below.value.joins(&above.value, below.end - below.start) {
+                self.areas[i].end = above.end;
+                self.areas.remove(i - 1);
             }
             i -= 1;
         }
@@ -241,17 +290,17 @@ impl<T: Area> AreaMap<T> {
     /// Moves the start of the area that holds `addr` down to `start` (stack growth). The caller has checked that the range
     /// between is free.
     pub fn grow_down(&mut self, addr: usize, start: usize) {
-        let i = self.index_above(addr);
-        if let Some(a) = self.areas.get_mut(i)
-            && start < a.start
+        if let Some(i) = self.count_above(addr).checked_sub(1)
+            && start < self.areas[i].start
         {
-            a.start = start;
+            self.areas[i].start = start;
         }
     }
 
     /// Takes out everything.
     pub fn clear(&mut self) {
         self.areas.clear();
+        self.searched = None;
     }
 }
 
@@ -318,6 +367,26 @@ mod tests {
             (p.clone(), 1..16usize, 0..3u8).prop_map(|(a, l, i)| Op::Update(a, l, i)),
             (1..12usize, p.clone(), p).prop_map(|(l, a, b)| Op::Gap(l, a.min(b), a.max(b))),
         ]
+    }
+
+    #[test]
+    fn what_a_search_learnt_stays_true() {
+        let mut map = AreaMap::new();
+        let mut seed = 12345_u32;
+        for _ in 0..4000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (len, start) = (1 + (seed >> 28) as usize, (seed >> 8) as usize % 400);
+            if seed >> 24 & 3 == 0 {
+                map.remove(start..start + len);
+                continue;
+            }
+            let fresh = AreaMap { areas: map.areas.clone(), searched: None };
+            let got = map.take_gap(len, 1, 0..400);
+            assert_eq!(got, fresh.gap_top_down(len, 1, 0..400));
+            if let Some(at) = got.filter(|_| seed >> 20 & 7 != 0) {
+                assert!(map.insert(at..at + len, V { id: 1, offset: None, guard: 0 }));
+            }
+        }
     }
 
     proptest! {

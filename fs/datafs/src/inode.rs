@@ -41,6 +41,7 @@ pub(crate) const ROOT: u32 = 2;
 pub struct DataInode {
     pub(crate) meta: Meta,
     pub(crate) vol: Arc<Volume>,
+    pub(crate) me: Weak<DataInode>,
     pub(crate) ino: u32,
     /// The seed of its checksums.
     pub(crate) seed: u32,
@@ -141,6 +142,7 @@ impl Volume {
             DataInode {
                 meta,
                 vol: self.clone(),
+                me: me.clone(),
                 ino,
                 seed,
                 io: Mutex::new(&IO, ()),

@@ -66,16 +66,11 @@ impl DataFs {
         Ok(fs)
     }
 
-    /// Takes lazily changed inodes along and makes everything durable that is older than the moment: what a thread calls
-    /// every [`Options::commit_seconds`]. May sleep.
+    /// Makes everything durable but the content of files: inodes whose times run ahead, and the running transaction. May
+    /// sleep.
     pub fn commit(&self) -> Result<()> {
         self.vol.flush_inodes()?;
         self.vol.store.commit_all()
-    }
-
-    /// The seconds after which [`DataFs::commit`] should be called again.
-    pub fn commit_seconds(&self) -> u32 {
-        self.vol.options.commit_seconds
     }
 
     /// An inode by its number, if it is in use: for tools and tests.
@@ -184,6 +179,10 @@ impl FileSystem for DataFs {
         self.vol.sync_all()
     }
 
+    fn write_errors(&self) -> Option<&vfs::ErrSeq> {
+        Some(&self.vol.fs_errors)
+    }
+
     fn read_only(&self) -> bool {
         self.vol.read_only.load(Ordering::Relaxed)
     }
@@ -198,6 +197,7 @@ impl Drop for DataFs {
     /// that unmounting calls first, or are in the log.
     fn drop(&mut self) {
         let v = &self.vol;
+        v.left.store(true, Ordering::Release);
         let leave = || -> Result<()> {
             v.sync_all()?;
             if v.writable().is_ok() {

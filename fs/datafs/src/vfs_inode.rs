@@ -6,10 +6,11 @@ use abi::{Errno, Result, Timespec};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use pagecache::FileCache;
 use platform::{Page, ReadSink, WriteSource};
-use vfs::{Attr, DirEntry, FileType, Inode, Mappable, Meta, NewInode, RenameFlags, SetAttr, SetTime};
+use vfs::{Advice, Attr, DirEntry, FileType, Inode, Mappable, Meta, NewInode, RenameFlags, SetAttr, SetTime};
 
 impl DataInode {
     fn file(&self) -> Result<&Arc<FileCache>> {
@@ -26,7 +27,7 @@ impl DataInode {
 
     /// The counted reference behind `&self`.
     fn this(&self) -> Option<Arc<DataInode>> {
-        self.vol.cached(self.ino)
+        self.me.upgrade()
     }
 
     fn touch_read(&self) {
@@ -254,6 +255,28 @@ impl Inode for DataInode {
 
     fn fsync(&self, data_only: bool) -> Result<()> {
         self.make_durable(data_only)
+    }
+
+    fn sync_range(&self, range: Range<u64>, steps: (bool, bool, bool)) -> Result<()> {
+        let cache = self.file()?;
+        if steps.0 {
+            cache.wait_writeback(range.clone());
+        }
+        if steps.1 {
+            cache.start_writeback(range.clone());
+        }
+        if steps.2 {
+            cache.wait_writeback(range);
+        }
+        Ok(())
+    }
+
+    fn advise(&self, range: Range<u64>, advice: Advice) -> Result<()> {
+        self.file()?.advise(range, advice)
+    }
+
+    fn write_errors(&self) -> Option<&vfs::ErrSeq> {
+        self.cache.as_ref().map(|c| c.errors())
     }
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {

@@ -45,6 +45,12 @@ pub(crate) struct Freed {
     pub len: u32,
 }
 
+impl core::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "datafs volume on {}", self.device.name())
+    }
+}
+
 /// The shared part of a mounted file system.
 pub(crate) struct Volume {
     pub geo: Geometry,
@@ -86,6 +92,8 @@ pub(crate) struct Volume {
     pub read_only: AtomicBool,
     errors: AtomicU32,
     pub sync_lock: Mutex<()>,
+    /// It is not mounted any more.
+    pub left: AtomicBool,
 }
 
 impl Volume {
@@ -144,6 +152,7 @@ impl Volume {
             read_only: AtomicBool::new(read_only),
             errors: AtomicU32::new(0),
             sync_lock: Mutex::new(&SYNC, ()),
+            left: AtomicBool::new(false),
             geo,
         };
         v.load_groups()?;

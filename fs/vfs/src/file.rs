@@ -142,6 +142,11 @@ pub trait File: Any + Send + Sync {
         b"anon_inode:[unknown]".to_vec()
     }
 
+    /// An inode whose opening gives the same thing again, for the links in `/proc/PID/fd` to objects without a path.
+    fn to_open_again(&self) -> Option<Arc<dyn Inode>> {
+        None
+    }
+
     /// The last descriptor of the open file is gone.
     fn release(&self, file: &OpenFile) {
         let _ = file;
@@ -327,7 +332,7 @@ impl OpenFile {
     }
 
     fn read_at(&self, offset: u64, sink: &mut dyn ReadSink) -> Result<usize> {
-        if offset > MAX_OFFSET {
+        if offset > MAX_OFFSET || sink.remaining() as u64 > MAX_OFFSET - offset {
             return Err(Errno::EINVAL);
         }
         match (&self.object, &self.path) {
@@ -339,7 +344,7 @@ impl OpenFile {
     }
 
     fn write_at(&self, offset: u64, source: &mut dyn WriteSource) -> Result<(u64, usize)> {
-        if offset > MAX_OFFSET {
+        if offset > MAX_OFFSET || source.remaining() as u64 > MAX_OFFSET - offset {
             return Err(Errno::EINVAL);
         }
         if let Some(o) = &self.object {

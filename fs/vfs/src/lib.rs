@@ -51,7 +51,7 @@ pub use file::{File, Io, Mapping, OpenFile, PollEvents, Poller};
 pub use fsctx::FsContext;
 pub use inode::{Advice, DirEntry, FileSystem, Inode, Link, Mappable, RenameFlags};
 pub use mount::{Mount, MountFlags, Path, Superblock};
-pub use open::{OpenHow, SpecialFiles, set_special_files};
+pub use open::{OpenHow, SpecialFiles, set_special_files, unnamed_path};
 pub use perm::Cred;
 pub use walk::{
     At, Lookup, MAX_LINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,

@@ -100,7 +100,8 @@ impl OpenFile {
     }
 }
 
-fn unnamed_path(near: &Path, inode: Arc<dyn crate::Inode>, name: &[u8]) -> Path {
+/// A place for an inode that has no name, in the mount of `near`; `name` is what `/proc` shows.
+pub fn unnamed_path(near: &Path, inode: Arc<dyn crate::Inode>, name: &[u8]) -> Path {
     let parent = Some(near.mount.root.clone());
     let dentry = Dentry::new(near.mount.sb.id, parent, Arc::from(name), inode);
     dentry.kill();

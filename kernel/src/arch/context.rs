@@ -14,7 +14,9 @@
 use crate::arch::percpu::{self, Counter, PerCpu};
 use crate::arch::trap::TrapFrame;
 use alloc::boxed::Box;
-use core::cell::{Cell, UnsafeCell};
+use core::cell::Cell;
+#[cfg(debug_assertions)]
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// The CPU should pick another thread before going on.

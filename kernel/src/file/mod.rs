@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod blockdev;
+pub mod datadisk;
 pub mod devfs;
 pub mod epoll;
 pub mod eventfd;

@@ -34,7 +34,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use platform::{PAGE_SIZE, Page, ParkOptions, ReadSink, WriteSource};
 use sync::{LockClass, Mutex, Once, WaitQueue, rank};
-use vfs::{Attr, File, FileType, Io, Meta, OpenFile, Path, PollEvents, Poller};
+use vfs::{Attr, File, FileType, Inode, Io, Mappable, Meta, OpenFile, Path, PollEvents, Poller};
 
 static WRITE_TURN: LockClass = LockClass::new("pipe write turn", rank::INODE + 20);
 static READ_TURN: LockClass = LockClass::new("pipe read turn", rank::INODE + 21);
@@ -412,6 +412,10 @@ impl File for PipeEnd {
         Ok(Attr { nlink: 1, blksize, atime: at, mtime: at, ctime: at, btime: at, ..Attr::of(&self.pipe.meta) })
     }
 
+    fn to_open_again(&self) -> Option<Arc<dyn Inode>> {
+        Some(Arc::new(PipeInode(self.pipe.clone())))
+    }
+
     fn name(&self) -> Vec<u8> {
         alloc::format!("pipe:[{}]", self.pipe.meta.ino).into_bytes()
     }
@@ -460,8 +464,32 @@ fn named(key: (u64, u64)) -> Result<Arc<Pipe>> {
 /// when reading opens at once and writing without a reader gets `ENXIO`. `O_RDWR` never waits. `ERESTARTSYS`, `ENOMEM`.
 pub fn open_fifo(path: &Path, flags: u32) -> Result<Arc<dyn File>> {
     let meta = path.inode().meta();
-    let pipe = named((meta.dev, meta.ino))?;
+    open_end(&named((meta.dev, meta.ino))?, flags)
+}
+
+/// What the links in `/proc/PID/fd` lead to: opening it opens the pipe anew, as if it had a name.
+struct PipeInode(Arc<Pipe>);
+
+impl Mappable for PipeInode {}
+
+impl Inode for PipeInode {
+    fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    fn getattr(&self) -> Result<Attr> {
+        Ok(Attr::of(&self.0.meta))
+    }
+
+    fn open(&self, flags: u32) -> Result<Option<Arc<dyn File>>> {
+        open_end(&self.0, flags).map(Some)
+    }
+}
+
+fn open_end(pipe: &Arc<Pipe>, flags: u32) -> Result<Arc<dyn File>> {
     let nonblock = flags & linux::O_NONBLOCK != 0;
+    // Who opens a pipe without a name by /proc has one of its ends, or a friend has: nobody is waited for.
+    let waits = !nonblock && pipe.fifo.is_some();
     let wait = |other: &AtomicU32, opens: &AtomicU32, seen: u32| {
         let ready = || (other.load(Ordering::Acquire) > 0 || opens.load(Ordering::Acquire) != seen).then_some(());
         pipe.openers.wait_until(INTERRUPTIBLE, ready).map_err(|_| Errno::ERESTARTSYS)
@@ -469,8 +497,8 @@ pub fn open_fifo(path: &Path, flags: u32) -> Result<Arc<dyn File>> {
     match flags & linux::O_ACCMODE {
         linux::O_RDONLY => {
             let seen = pipe.write_opens.load(Ordering::Acquire);
-            let mut end = PipeEnd::open(&pipe, true, false);
-            if !nonblock {
+            let mut end = PipeEnd::open(pipe, true, false);
+            if waits {
                 wait(&pipe.writers, &pipe.write_opens, seen)?;
                 if let Some(e) = Arc::get_mut(&mut end) {
                     e.unwritten = None;
@@ -479,17 +507,17 @@ pub fn open_fifo(path: &Path, flags: u32) -> Result<Arc<dyn File>> {
             Ok(end)
         }
         linux::O_WRONLY => {
-            if nonblock && !pipe.is_open_for_reading() {
+            if nonblock && pipe.fifo.is_some() && !pipe.is_open_for_reading() {
                 return Err(Errno::ENXIO);
             }
             let seen = pipe.read_opens.load(Ordering::Acquire);
-            let end = PipeEnd::open(&pipe, false, true);
-            if !nonblock {
+            let end = PipeEnd::open(pipe, false, true);
+            if waits {
                 wait(&pipe.readers, &pipe.read_opens, seen)?;
             }
             Ok(end)
         }
-        linux::O_RDWR => Ok(PipeEnd::open(&pipe, true, true)),
+        linux::O_RDWR => Ok(PipeEnd::open(pipe, true, true)),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -247,7 +247,7 @@ fn mount_dev(fs: &FsContext) -> Result<()> {
 
 /// A new file system of type `kind` for mount(2), on the device that `source` names where it needs one. `ENODEV` for unknown
 /// types, `EINVAL` for bad options, `ENOTBLK`, `ENXIO` for what is no device.
-pub fn filesystem(kind: &[u8], source: &str, options: &str) -> Result<Arc<dyn FileSystem>> {
+pub fn filesystem(kind: &[u8], source: &str, flags: u32, options: &str) -> Result<Arc<dyn FileSystem>> {
     Ok(match kind {
         b"tmpfs" | b"ramfs" => {
             let limits = Limits::half_of(ram_pages()).with_options(options, ram_pages())?;
@@ -260,17 +260,22 @@ pub fn filesystem(kind: &[u8], source: &str, options: &str) -> Result<Arc<dyn Fi
         b"devtmpfs" => devtmpfs()?,
         b"devpts" => synth::devpts(),
         b"proc" => super::procfs::new(),
-        b"erofs" => base::mount_image(block_device(source)?)?,
+        b"erofs" => base::mount_image(block_device(source)?.0)?,
+        b"ext4" => {
+            let (device, rdev) = block_device(source)?;
+            super::datadisk::mount(device, rdev, flags, options)?
+        }
         _ => return Err(Errno::ENODEV),
     })
 }
 
-/// The block device at the path `source`.
-fn block_device(source: &str) -> Result<Arc<dyn BlockDevice>> {
+/// The block device at the path `source`, and its number.
+fn block_device(source: &str) -> Result<(Arc<dyn BlockDevice>, u64)> {
     let fs = crate::sched::current().fs();
     let place = Walk::resolve(fs, &Cred::ROOT, At::Cwd, source.as_bytes(), Lookup::FOLLOW)?;
     if place.dentry.kind() != FileType::Block {
         return Err(Errno::ENOTBLK);
     }
-    disk::by_rdev(place.inode().getattr()?.rdev)
+    let rdev = place.inode().getattr()?.rdev;
+    Ok((disk::by_rdev(rdev)?, rdev))
 }

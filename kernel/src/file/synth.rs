@@ -137,6 +137,11 @@ impl Inode for SynthInode {
         &self.meta
     }
 
+    /// As in Linux's /proc: what is not there cannot be made.
+    fn create(&self, _: &[u8], _: &vfs::NewInode<'_>) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+
     fn getattr(&self) -> Result<Attr> {
         let mut a = Attr::of(&self.meta);
         let now = abi::Timespec::from_ns(platform::realtime_ns());

@@ -88,7 +88,7 @@ impl AddressSpace {
             Advice::DontNeed => {
                 // Exclusive: a fault that runs meanwhile must not see an entry come and go.
                 let map = self.map.write();
-                let locked = map.areas.overlapping(range.clone()).iter().any(|e| {
+                let locked = map.areas.overlapping(range.clone()).any(|e| {
                     e.value.flags.contains(VmFlags::LOCKED) || matches!(e.value.backing, Backing::Phys { .. })
                 });
                 if locked {
@@ -125,7 +125,6 @@ impl AddressSpace {
         Ok(map
             .areas
             .overlapping(range.clone())
-            .iter()
             .filter_map(|e| match &e.value.backing {
                 Backing::Object { object, offset } => {
                     let (from, to) = (e.start.max(range.start), e.end.min(range.end));
@@ -191,7 +190,6 @@ impl AddressSpace {
         let already: usize = map
             .areas
             .overlapping(range.clone())
-            .iter()
             .filter(|e| e.value.flags.contains(VmFlags::LOCKED))
             .map(|e| e.end.min(end) - e.start.max(start))
             .sum();

@@ -49,6 +49,12 @@ pub fn of(context: u64) -> u16 {
     (context & MASK) as u16
 }
 
+/// Whether CPU `cpu` runs `context` as it is now.
+#[inline(always)]
+pub(super) fn is_active(context: &AtomicU64, cpu: usize) -> bool {
+    ACTIVE[cpu].0.load(Ordering::Relaxed) == context.load(Ordering::Relaxed)
+}
+
 /// Makes `context` the one that CPU `cpu` (the caller's, interrupts masked) runs; its ASID.
 #[inline(always)]
 pub(super) fn activate(context: &AtomicU64, cpu: usize) -> u16 {

@@ -31,7 +31,9 @@ impl AddressSpace {
         let guard = parent.map.write();
         let mut areas = AreaMap::new();
         let (mut total, mut data) = (0, 0);
-        for e in guard.areas.iter().filter(|e| !e.value.flags.contains(VmFlags::DONTFORK)) {
+        areas.try_reserve(guard.areas.len()).map_err(|_| Errno::ENOMEM)?;
+        // From the highest down: that adds at the end.
+        for e in guard.areas.iter().rev().filter(|e| !e.value.flags.contains(VmFlags::DONTFORK)) {
             let mut value: Vma = e.value.clone();
             value.flags -= VmFlags::LOCKED;
             total += e.len();
@@ -68,6 +70,7 @@ impl AddressSpace {
         child.vdso.store(parent.vdso.load(Ordering::Relaxed), Ordering::Relaxed);
         child.rss.anon.store(copied.anon, Ordering::Relaxed);
         child.rss.file.store(copied.file, Ordering::Relaxed);
+        drop(guard);
         if super::space::sabotage().0 {
             child.unshare_all();
         }

@@ -23,6 +23,12 @@ use mm_core::vma::Entry;
 /// The most mappings a space may have (`vm.max_map_count`).
 pub const MAX_AREAS: usize = 65530;
 
+// All areas of a space fit the largest allocation.
+const _: () = assert!((MAX_AREAS + 66) * size_of::<Entry<Vma>>() <= PAGE_SIZE << mm_core::frame::MAX_ORDER);
+
+/// The most areas that one change adds; storage for them is got before it begins.
+const MARGIN: usize = 4;
+
 static COMMITTED: AtomicUsize = AtomicUsize::new(0);
 /// `vm.overcommit_memory`.
 pub static OVERCOMMIT: AtomicU8 = AtomicU8::new(0);
@@ -101,15 +107,16 @@ impl AddressSpace {
         let mut vma = Vma { prot, flags, backing };
         let mut guard = self.map.write();
         let map = &mut *guard;
+        map.areas.try_reserve(MARGIN).map_err(|_| Errno::ENOMEM)?;
         let (addr, replaced) = match place {
             Place::Any(hint) => (map.find_place(hint, len)?, 0),
             Place::Fixed(a) | Place::FixedFree(a) => {
                 let range = fixed_range(a, len)?;
                 let there = map.areas.overlapping(range.clone());
-                if place == Place::FixedFree(a) && !there.is_empty() {
+                if place == Place::FixedFree(a) && there.len() != 0 {
                     return Err(Errno::EEXIST);
                 }
-                (a, there.iter().map(|e| e.end.min(range.end) - e.start.max(range.start)).sum())
+                (a, there.map(|e| e.end.min(range.end) - e.start.max(range.start)).sum())
             }
         };
         if map.lock_future {
@@ -153,7 +160,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let mut map = self.map.write();
-        if map.areas.len() >= MAX_AREAS {
+        if map.areas.len() >= MAX_AREAS || map.areas.try_reserve(MARGIN).is_err() {
             return Err(Errno::ENOMEM);
         }
         let old = self.unmap_locked(&mut map, addr..end);
@@ -218,6 +225,7 @@ impl AddressSpace {
         self.check_wx(prot, end - addr)?;
         let mut guard = self.map.write();
         let map = &mut *guard;
+        map.areas.try_reserve(MARGIN).map_err(|_| Errno::ENOMEM)?;
         let range = addr..end;
         if !map.areas.covers(range.clone()) || map.areas.len() + 2 > MAX_AREAS {
             return Err(Errno::ENOMEM);
@@ -498,7 +506,7 @@ impl AddressSpace {
 
 impl Map {
     /// A free place for `len` bytes: at `hint` if possible, below the mapping top, or anywhere.
-    fn find_place(&self, hint: usize, len: usize) -> Result<usize> {
+    fn find_place(&mut self, hint: usize, len: usize) -> Result<usize> {
         if hint != 0 {
             let hint = mm_core::page_down(hint).max(MIN_ADDR);
             if let Ok(range) = fixed_range(hint, len)
@@ -511,7 +519,7 @@ impl Map {
         let top = self.layout.mmap_top;
         let slot = top / span(0) * span(0);
         self.areas
-            .gap_top_down(len, PAGE_SIZE, slot.max(MIN_ADDR)..top)
+            .take_gap(len, PAGE_SIZE, slot.max(MIN_ADDR)..top)
             .or_else(|| self.areas.gap_top_down(len, PAGE_SIZE, MIN_ADDR..TASK_SIZE - PAGE_SIZE))
             .ok_or(Errno::ENOMEM)
     }

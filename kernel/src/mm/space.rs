@@ -282,6 +282,39 @@ impl AddressSpace {
         mmu::load_user(self.table.root(), asid);
     }
 
+    /// Whether CPU `cpu`, which has these tables loaded, runs them under the ASID that the space has now.
+    #[inline]
+    pub fn is_active_on(&self, cpu: usize) -> bool {
+        asid::is_active(&self.context, cpu)
+    }
+
+    /// Whether the running thread is the only one that uses this space, and no other CPU has its tables loaded any more.
+    /// Preemption disabled.
+    pub(super) fn is_mine_alone(&self) -> bool {
+        let me = crate::sched::current();
+        let mine = me.sched.mm.load(Ordering::Relaxed).cast_const() == core::ptr::from_ref(self)
+            && me.try_mm().is_some_and(|mm| Arc::strong_count(mm) == 1);
+        mine && !crate::sched::lingers_elsewhere(self)
+    }
+
+    /// Gives the space a new ASID, so that nothing that any CPU knows of it counts any more. The caller has seen
+    /// [`AddressSpace::is_mine_alone`] with preemption disabled since.
+    ///
+    /// Another thread (reclaim) may invalidate an entry at the same time. It clears the entry, has a barrier, and reads the
+    /// ASID. If that is not the new one, the new one is stored later, and there is a barrier between that and our walks,
+    /// which so see the entry cleared.
+    #[cold]
+    pub(super) fn renew(&self) {
+        let irq = crate::arch::irq_save();
+        let cpu = platform::cpu_id();
+        self.ran_on.store(1 << cpu, Ordering::SeqCst);
+        self.context.store(0, Ordering::SeqCst);
+        let asid = asid::activate(&self.context, cpu);
+        paging::full_barrier();
+        mmu::load_user(self.table.root(), asid);
+        crate::arch::irq_restore(irq);
+    }
+
     /// The page behind `addr` if it is mapped shared, counted; `None` if the mapping is private. `EFAULT` if nothing is there.
     /// May sleep.
     pub fn shared_page_at(&self, addr: usize) -> Result<Option<Page>> {

@@ -1,9 +1,11 @@
 //! Invalidation for an address space, and the gathering of frames that must not be freed before it.
 //!
-//! Three cases, cheapest first: a space that never ran needs nothing; one that ran only on this CPU is invalidated here
-//! alone; else the instruction is broadcast. By page up to [`BY_PAGE`] pages, by ASID above.
+//! Four cases, cheapest first: a space that never ran needs nothing; one that ran only on this CPU is invalidated here
+//! alone; one that ran elsewhere before, but that only the running thread uses now, gets a new ASID, after which it ran only
+//! here; else the instruction is broadcast. By page up to [`BY_PAGE`] pages, by ASID above. Broadcasts are dear on
+//! machines with many CPUs, and on emulators, which stop every CPU for one.
 //!
-//! Which CPUs a space ran on is a mask that only grows. A CPU sets its bit, with a full barrier, before it loads the tables;
+//! Which CPUs a space ran on is a mask that only grows, but for the third case. A CPU sets its bit, with a full barrier, before it loads the tables;
 //! who changes an entry has a full barrier before it reads the mask. So either the changer sees the bit and broadcasts, or
 //! the CPU's walks see the new entry.
 
@@ -35,7 +37,7 @@ fn pinned<R>(f: impl FnOnce() -> R) -> R {
 }
 
 impl AddressSpace {
-    #[inline(always)]
+    #[inline]
     fn reach(&self) -> Reach {
         paging::full_barrier();
         let ran = self.ran_on.load(Ordering::Relaxed);
@@ -43,6 +45,9 @@ impl AddressSpace {
             Reach::Nobody
         } else if ran == 1 << platform::cpu_id() {
             Reach::Here
+        } else if self.is_mine_alone() {
+            self.renew();
+            Reach::Nobody
         } else {
             Reach::Everywhere
         }

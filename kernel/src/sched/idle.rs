@@ -1,4 +1,7 @@
-//! What a CPU does with nothing to do: take one thread from a busier CPU, else sleep until an interrupt. And what a busy
+//! What a CPU does with nothing to do: take one thread from a busier CPU, else sleep until an interrupt. A CPU whose last
+//! idle period was short first polls for as long as waking it from sleep might take: threads that hand work to and fro
+//! between CPUs then wait neither for an interrupt nor for the CPU (or the host's thread behind a virtual one) to start.
+//! A period that outlasts the polling ends it until periods are short again, so an idle machine does not spin. And what a busy
 //! CPU does at its tick for the others: wake an idle one to steal, move one thread to a less loaded one.
 
 use super::state::Handle;
@@ -16,6 +19,10 @@ static IDLE: [Once<Arc<Thread>>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 static BALANCE_AT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The least time between two attempts of one CPU to balance.
 const BALANCE_NS: u64 = 20_000_000;
+/// How long an idle CPU polls at most.
+const POLL_NS: u64 = 50_000;
+/// An idle period up to this long lets the next one begin with polling.
+const SHORT_IDLE_NS: u64 = 200_000;
 
 /// Makes `thread` CPU `cpu`'s idle thread, before that CPU schedules.
 pub fn set_thread(cpu: usize, thread: Arc<Thread>) {
@@ -45,6 +52,8 @@ pub fn run() -> ! {
     }
     super::admission::ADMISSION.set_cpus(ONLINE.load().len() as u32);
     super::timer::first_tick(this);
+    let several = percpu::listed() > 1;
+    let mut poll_next = false;
     let nothing = || ctx.flags.load(Ordering::Relaxed) & NEED_RESCHED == 0 && cpu.queue.lock().queued() == 0;
     loop {
         crate::arch::irq_save();
@@ -55,9 +64,17 @@ pub fn run() -> ! {
             if nothing() {
                 super::resched::acknowledge(this);
                 percpu::count(Counter::Idles);
-                cpu.account.idle_begins(crate::arch::time::now_ns());
-                crate::arch::wait_for_interrupt();
-                cpu.account.idle_ends(crate::arch::time::now_ns());
+                let began = crate::arch::time::now_ns();
+                cpu.account.idle_begins(began);
+                if poll_next {
+                    super::resched::poll(this, POLL_NS);
+                }
+                if !poll_next || nothing() {
+                    crate::arch::wait_for_interrupt();
+                }
+                let ended = crate::arch::time::now_ns();
+                cpu.account.idle_ends(ended);
+                poll_next = several && ended - began < SHORT_IDLE_NS;
             }
             IDLE_CPUS.remove(me);
             // The interrupt is taken here.

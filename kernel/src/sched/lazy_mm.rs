@@ -27,13 +27,32 @@ pub(super) fn switch_to(mm: *mut AddressSpace) {
     if mm.is_null() {
         return;
     }
-    let loaded = &CPUS[percpu::id()].loaded;
-    if loaded.mm.load(Ordering::Relaxed) == mm {
+    let cpu = percpu::id();
+    let loaded = &CPUS[cpu].loaded;
+    // SAFETY: a thread's address space lives as long as a thread that uses it has not exited.
+    let space = unsafe { &*mm };
+    // Its ASID may have changed since it was loaded here (`AddressSpace::renew`).
+    if loaded.mm.load(Ordering::Relaxed) == mm && space.is_active_on(cpu) {
         return;
     }
     loaded.mm.store(mm, Ordering::Relaxed);
-    // SAFETY: a thread's address space lives as long as a thread that uses it has not exited.
-    unsafe { (*mm).activate() };
+    space.activate();
+}
+
+/// Whether a CPU other than the caller's has `mm` loaded, which no thread there runs in; each such CPU is asked to let go of
+/// it some time. Preemption disabled.
+pub fn lingers_elsewhere(mm: *const AddressSpace) -> bool {
+    let here = percpu::id();
+    let mut found = false;
+    for (i, cpu) in CPUS.iter().enumerate().take(percpu::listed()) {
+        if i != here && cpu.loaded.mm.load(Ordering::SeqCst) == mm.cast_mut() {
+            found = true;
+            if !cpu.loaded.leave.swap(true, Ordering::AcqRel) {
+                resched(i);
+            }
+        }
+    }
+    found
 }
 
 /// Loads the running thread's address space after it was changed (exec), or none.
@@ -57,7 +76,12 @@ fn leave() {
 
 /// Does what another CPU's [`retire_mm`] asks of this one. Interrupts masked.
 pub(super) fn serve(cpu: usize) {
-    if CPUS[cpu].loaded.leave.load(Ordering::Relaxed) && CPUS[cpu].loaded.leave.swap(false, Ordering::AcqRel) {
+    let asked = &CPUS[cpu].loaded.leave;
+    // A CPU that runs a user thread by now has that one's space loaded, which nobody retires.
+    if asked.load(Ordering::Relaxed)
+        && asked.swap(false, Ordering::AcqRel)
+        && current().sched.mm.load(Ordering::Relaxed).is_null()
+    {
         leave();
     }
 }

@@ -46,7 +46,7 @@ pub use account::{cpu_times, load_average, runtime_ns};
 use alloc::sync::Arc;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
-pub use lazy_mm::{reload_mm, retire_mm};
+pub use lazy_mm::{lingers_elsewhere, reload_mm, retire_mm};
 use platform::{ParkOptions, Wake};
 pub use resched::{ask_identity, resched};
 use sched_policy::{

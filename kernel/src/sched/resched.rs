@@ -16,6 +16,8 @@ pub(super) const SWITCH: u32 = 1;
 pub(super) const LOOK: u32 = 2;
 /// Compare the two ways to know the CPU.
 pub(super) const IDENTITY: u32 = 4;
+/// The CPU looks at the word without being interrupted.
+const POLLING: u32 = 8;
 
 static ASKED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 /// Interrupts taken and not yet followed by a look at the queue. The CPU's own.
@@ -57,6 +59,11 @@ pub fn ask_identity(cpu: usize) {
 /// The reschedule interrupt. Interrupts masked.
 pub(super) fn interrupt(cpu: usize) {
     UNACKNOWLEDGED[cpu].fetch_add(1, Ordering::Relaxed);
+    serve(cpu);
+}
+
+/// Does what the word of requests asks for, and clears it. Interrupts masked.
+fn serve(cpu: usize) {
     let asked = ASKED[cpu].swap(0, Ordering::AcqRel);
     if asked & IDENTITY != 0 {
         percpu::check_identity_here();
@@ -69,6 +76,32 @@ pub(super) fn interrupt(cpu: usize) {
     if asked & LOOK != 0 {
         super::timer::look(cpu, crate::arch::time::now_ns());
     }
+}
+
+/// Waits for a request to the calling CPU, which is idle, without needing an interrupt for it, for at most `ns`; other
+/// interrupts are taken meanwhile. Interrupts masked, also on return.
+pub(super) fn poll(cpu: usize, ns: u64) {
+    let word = &ASKED[cpu];
+    if word.fetch_or(POLLING, Ordering::AcqRel) == 0 {
+        let until = crate::arch::time::now_ns() + ns;
+        let me = context::current();
+        let flags = &me.flags;
+        // An interrupt must not switch threads from here: the word would go on saying that this CPU looks at it.
+        me.preempt.set(me.preempt.get() + 1);
+        crate::arch::irq_enable();
+        'wait: while crate::arch::time::now_ns() < until {
+            for _ in 0..32 {
+                if word.load(Ordering::Relaxed) != POLLING || flags.load(Ordering::Relaxed) & NEED_RESCHED != 0 {
+                    break 'wait;
+                }
+                core::hint::spin_loop();
+            }
+        }
+        crate::arch::irq_save();
+        me.preempt.set(me.preempt.get() - 1);
+    }
+    super::lazy_mm::serve(cpu);
+    serve(cpu);
 }
 
 /// The queue is about to be looked at. Interrupts masked.

@@ -234,9 +234,10 @@ fn queued_info(signo: u32, addr: UserAddr, to_self: bool) -> Result<SigInfo> {
 }
 
 fn rt_sigqueueinfo(pid: i32, signo: i32, info: UserAddr) -> SysResult {
-    let signo = check_signal(signo)?;
     let pid = Pid::from_arg(pid).ok_or(Errno::ESRCH)?;
-    let i = queued_info(signo, info, pid == current().process.pid)?;
+    let i = queued_info(signo as u32, info, pid == current().process.pid)?;
+    // As in kill(2), 0 only asks.
+    let signo = if signo == 0 { 0 } else { check_signal(signo)? };
     kill_one(&*find_process(pid)?, signo, || i)?;
     Ok(0)
 }

@@ -149,6 +149,13 @@ impl Process {
         self.limits.soft(kind)
     }
 
+    /// The process's pending, ignored and caught signals, for /proc.
+    pub fn signals_summary(&self) -> (u64, u64, u64) {
+        let s = self.signals.lock();
+        let (ignored, caught) = s.ignored_and_caught();
+        (s.shared.set(), ignored, caught)
+    }
+
     /// Its parent's number; 0 if it has none.
     #[inline]
     pub fn ppid(&self) -> Pid {

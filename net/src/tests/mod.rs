@@ -3,6 +3,7 @@
 mod fuzz;
 mod link;
 mod many;
+mod sockets;
 mod tcp;
 mod udp;
 

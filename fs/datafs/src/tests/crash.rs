@@ -126,7 +126,7 @@ impl Work {
             79..82 => self.symlink(),
             82..95 => self.fsync(),
             95..98 => self.sync(),
-            _ => self.fs.commit(),
+            _ => self.fs.vol.flush_inodes().and_then(|()| self.fs.vol.store.commit_all()),
         };
         match r {
             Ok(()) | Err(Errno::ENOSPC) => {}
@@ -347,18 +347,15 @@ impl Done {
                 _ => fsynced.push(mark >> 2),
             }
         }
-        // The newest state with these names; names alone may fit several.
-        let fits: Vec<u64> = (synced..=started)
-            .filter(|op| self.states.get(*op as usize).is_some_and(|t| same_names(t, &found)))
-            .collect();
-        let Some(last) = fits.last() else {
-            let near = &self.states[synced as usize];
-            return Err(format!("no state of {synced}..={started} has these names: {:?}; {near:?}", found.keys()));
-        };
-        for (path, node) in &self.states[*last as usize] {
-            let (Node::File(id), Some((_, content))) = (node, found.get(path)) else { continue };
-            self.check_file(path, *id, content, &fsynced, started)?;
+        // Names alone may fit several states (a file that was replaced by another); contents must fit one of them too.
+        let fits = (synced..=started)
+            .filter(|op| self.states.get(*op as usize).is_some_and(|tree| same_names(tree, &found)))
+            .map(|op| self.check_files(op, &found, &fsynced, started));
+        let mut verdict = Err(format!("no state of {synced}..={started} has these names: {:?}", found.keys()));
+        for fit in fits {
+            verdict = if verdict.is_ok() { verdict } else { fit };
         }
+        verdict?;
         // A file that was fsynced, and whose names were not touched since, is there.
         for (id, f) in &self.files {
             let Some((op, _)) = self.promised(f, &fsynced, started) else { continue };
@@ -387,6 +384,22 @@ impl Done {
         let (op, content) = f.synced.iter().rev().find(|(op, _)| fsynced.contains(op))?;
         let later = f.changed.iter().any(|c| *c > *op && *c <= started);
         (!later).then_some((*op, content))
+    }
+
+    /// Whether the files are as the state after operation `op` has them.
+    fn check_files(
+        &self,
+        op: u64,
+        found: &BTreeMap<String, (FileType, Vec<u8>)>,
+        fsynced: &[u64],
+        started: u64,
+    ) -> Result<(), String> {
+        for (path, node) in &self.states[op as usize] {
+            if let (Node::File(id), Some((_, content))) = (node, found.get(path)) {
+                self.check_file(path, *id, content, fsynced, started)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_file(&self, path: &str, id: u32, content: &[u8], fsynced: &[u64], started: u64) -> Result<(), String> {

@@ -130,7 +130,13 @@ impl LinkTo for FdLink {
     }
 
     fn place(&self) -> Result<Option<Path>> {
-        Ok(self.table.get(self.fd).map_err(|_| Errno::ENOENT)?.path().cloned())
+        let file = self.table.get(self.fd).map_err(|_| Errno::ENOENT)?;
+        if let Some(path) = file.path() {
+            return Ok(Some(path.clone()));
+        }
+        let Some(object) = file.object() else { return Ok(None) };
+        let root = crate::sched::current().fs().root();
+        Ok(object.to_open_again().map(|inode| vfs::unnamed_path(&root, inode, &object.name())))
     }
 }
 
@@ -341,7 +347,13 @@ impl Subject {
             .map_err(full)?;
         }
         let blocked = self.any_thread().map_or(0, |t| t.blocked());
-        writeln!(o, "Threads:\t{}\nSigBlk:\t{blocked:016x}", self.process.threads().len()).map_err(full)
+        let (pending, ignored, caught) = self.process.signals_summary();
+        writeln!(
+            o,
+            "Threads:\t{}\nShdPnd:\t{pending:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}",
+            self.process.threads().len()
+        )
+        .map_err(full)
     }
 
     fn limits(&self, out: &mut Vec<u8>) -> Result<()> {

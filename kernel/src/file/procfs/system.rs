@@ -172,7 +172,7 @@ fn cpuinfo(out: &mut Vec<u8>) -> Result<()> {
 }
 
 fn filesystems(out: &mut Vec<u8>) -> Result<()> {
-    out.extend_from_slice(b"nodev\ttmpfs\nnodev\tproc\nnodev\tdevpts\nnodev\tdevtmpfs\n");
+    out.extend_from_slice(b"nodev\ttmpfs\nnodev\tproc\nnodev\tdevpts\nnodev\tdevtmpfs\n\text4\n\terofs\n");
     Ok(())
 }
 

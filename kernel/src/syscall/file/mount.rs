@@ -62,7 +62,7 @@ pub fn mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, d
         return Err(Errno::EINVAL);
     }
     let (source, kind, data) = (string(source)?, string(fstype)?, string(data)?);
-    let fs = crate::file::root::filesystem(kind.as_bytes(), &source, &data)?;
+    let fs = crate::file::root::filesystem(kind.as_bytes(), &source, flags, &data)?;
     let shown = if source.is_empty() { "none" } else { &source };
     vfs::mount::mount(Superblock::new(fs)?, &at, flags, shown).map(|()| 0)
 }

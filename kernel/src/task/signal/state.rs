@@ -117,6 +117,14 @@ impl SignalState {
         }
     }
 
+    /// The signals that are ignored by request, and those with a handler, as masks.
+    pub fn ignored_and_caught(&self) -> (u64, u64) {
+        let mask = |want: fn(u64) -> bool| {
+            (1..=super::SIGMAX).filter(|&n| want(self.action(n).handler)).fold(0, |m, n| m | super::bit(n))
+        };
+        (mask(|h| h == IGNORE), mask(|h| h != IGNORE && h != DEFAULT))
+    }
+
     /// Takes the next signal for `t` and what to do on it; `SA_RESETHAND` takes effect.
     pub fn next_for(&mut self, t: &Thread) -> Option<(SigInfo, Action)> {
         let wanted = !t.blocked() | KERNEL_ONLY;

@@ -1,0 +1,91 @@
+//! Disks that keep what is written: mounting datafs (ext4), and the threads behind it.
+//!
+//! A device is mounted once at a time. Each mount has a thread that commits and checkpoints; it holds no reference that
+//! would keep the file system mounted, and ends when that is gone. Metadata in memory is given back when memory is short.
+
+use crate::task::Thread;
+use abi::{Errno, Result};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use block::BlockDevice;
+use datafs::{DataFs, Keeper, Options, Shrinker};
+use platform::ParkOptions;
+use sync::{LockClass, Mutex, Once, SpinLock, rank};
+use vfs::{FileSystem, MountFlags};
+
+/// `MS_SYNCHRONOUS`
+const MS_SYNCHRONOUS: u32 = 16;
+
+static MOUNTED: LockClass = LockClass::new("mounted disks", rank::RENAME - 10);
+static SHRINKERS: LockClass = LockClass::new("metadata shrinkers", rank::SPIN + 90);
+
+/// Which devices are mounted.
+static DISKS: Mutex<Vec<(u64, Weak<DataFs>)>> = Mutex::new(&MOUNTED, Vec::new());
+static METADATA: SpinLock<Vec<Shrinker>> = SpinLock::new(&SHRINKERS, Vec::new());
+
+/// Mounts the ext4 file system on `device`, whose number is `rdev`; says in the log why it does not. `EBUSY` if it is mounted
+/// already.
+pub fn mount(device: Arc<dyn BlockDevice>, rdev: u64, flags: u32, options: &str) -> Result<Arc<dyn FileSystem>> {
+    let log: fn(&str) = |m| crate::warn!("{m}");
+    let mut with = Options { log, ..Options::default() }.parse(options)?;
+    with.read_only |= flags & MountFlags::RDONLY != 0;
+    with.noatime |= flags & MountFlags::NOATIME != 0;
+    with.sync |= flags & MS_SYNCHRONOUS != 0;
+    let mut disks = DISKS.lock();
+    disks.retain(|d| d.1.strong_count() > 0);
+    if disks.iter().any(|d| d.0 == rdev) {
+        return Err(Errno::EBUSY);
+    }
+    let name = alloc::string::String::from(device.name());
+    let fs = DataFs::mount(device, crate::mm::reclaim::page_cache().clone(), with, rdev).map_err(|refused| {
+        crate::warn!("datafs: {name}: {}", refused.why);
+        refused.errno
+    })?;
+    disks.push((rdev, Arc::downgrade(&fs)));
+    drop(disks);
+    remember(fs.shrinker());
+    if !fs.read_only() {
+        keep(fs.keeper())?;
+    }
+    Ok(fs)
+}
+
+fn remember(shrinker: Shrinker) {
+    static REGISTERED: Once<()> = Once::new();
+    {
+        let mut all = METADATA.lock();
+        all.retain(|s| s.shrink(0).is_some());
+        all.push(shrinker);
+    }
+    if REGISTERED.set(()).is_ok() {
+        crate::mm::oom::register_shrinker(shrink);
+    }
+}
+
+/// Called where memory is short, whatever locks the caller has.
+fn shrink(pages: usize) -> usize {
+    let all: Vec<Shrinker> = match METADATA.try_lock() {
+        Some(list) => list.clone(),
+        None => return 0,
+    };
+    all.iter().filter_map(|s| s.shrink(pages)).sum()
+}
+
+fn keep(keeper: Keeper) -> Result<()> {
+    let arg = Box::into_raw(Box::new(keeper)) as usize;
+    let started = Thread::new_kernel("datafs", run, arg).map(crate::sched::spawn);
+    if matches!(started, Some(Ok(()))) { Ok(()) } else { Err(Errno::ENOMEM) }
+}
+
+extern "C" fn run(arg: usize) {
+    // SAFETY: `keep` made the pointer from a box and passed it on once.
+    let keeper = unsafe { Box::from_raw(arg as *mut Keeper) };
+    while let Some(deadline) = keeper.round() {
+        // A second at most, so that an unmounted file system's thread ends soon.
+        let deadline = deadline.min(platform::monotonic_ns() + 1_000_000_000);
+        let _ = platform::park(ParkOptions { deadline_ns: Some(deadline), ..ParkOptions::default() });
+    }
+    drop(keeper);
+    crate::sched::exit_current()
+}
