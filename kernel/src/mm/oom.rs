@@ -80,6 +80,8 @@ pub fn out_of_memory() -> Outcome {
         return Outcome::Retry;
     }
     let _one = KILLER.lock();
+    // What other CPUs keep may be all that is needed.
+    super::frames::drain();
     if super::frames::free_count() > 2 * super::frames::reserve() {
         return Outcome::Retry;
     }
