@@ -3,6 +3,7 @@
 mod base;
 mod busybox;
 mod d0;
+mod d1;
 mod m1;
 mod m2;
 mod m3;
@@ -25,6 +26,7 @@ pub const ALL: &[Gate] = &[
     s1::GATE,
     s2::GATE,
     d0::GATE,
+    d1::GATE,
     surface::HOSTILE,
     surface::SIGNALS,
     surface::FILES,
