@@ -40,7 +40,11 @@ struct Content {
     changed: Vec<u64>,
 }
 
+/// One thread's work, all of it below one directory.
 struct Work {
+    /// Its directory, and its number.
+    base: String,
+    thread: u64,
     disk: Arc<RecordingDisk>,
     fs: Arc<DataFs>,
     rng: Rng,
@@ -66,15 +70,30 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 impl Work {
-    fn new(image: &Image, seed: u64, options: Options) -> Work {
-        let mut rng = Rng(seed);
-        let disk = Arc::new(RecordingDisk::new(image.bytes.clone(), if rng.below(2) == 0 { 512 } else { 1024 }));
-        let fs = mount(disk.clone(), options).unwrap();
-        fs.sync().unwrap();
-        disk.start();
-        let tree = Tree::from([("lost+found".to_string(), Node::Dir)]);
-        let states = vec![tree.clone()];
-        Work { disk, fs, rng, op: 0, tree, files: BTreeMap::new(), states, next: 1, log: Vec::new() }
+    fn new(disk: &Arc<RecordingDisk>, fs: &Arc<DataFs>, base: &str, thread: u64, seed: u64) -> Work {
+        let tree = if base.is_empty() { Tree::from([("lost+found".to_string(), Node::Dir)]) } else { Tree::new() };
+        Work {
+            base: base.into(),
+            thread,
+            disk: disk.clone(),
+            fs: fs.clone(),
+            rng: Rng(seed),
+            op: 0,
+            states: vec![tree.clone()],
+            tree,
+            files: BTreeMap::new(),
+            next: (thread as u32) << 20 | 1,
+            log: Vec::new(),
+        }
+    }
+
+    /// Notes that something of kind `kind` happened to the present operation.
+    fn mark(&self, kind: u64) {
+        self.disk.mark(self.op << 4 | self.thread << 2 | kind);
+    }
+
+    fn walk(&self, path: &str) -> Arc<dyn Inode> {
+        walk(&self.fs, &format!("{}/{path}", self.base)).unwrap()
     }
 
     fn pick(&mut self, want: impl Fn(&Node) -> bool) -> Option<String> {
@@ -93,7 +112,7 @@ impl Work {
     fn file(&mut self) -> Option<(String, u32, Arc<dyn Inode>)> {
         let path = self.pick(|n| matches!(n, Node::File(_)))?;
         let Node::File(id) = self.tree[&path] else { return None };
-        Some((path.clone(), id, walk(&self.fs, &path).unwrap()))
+        Some((path.clone(), id, self.walk(&path)))
     }
 
     fn say(&mut self, what: String) {
@@ -101,7 +120,7 @@ impl Work {
     }
 
     fn dir_of(&self, path: &str) -> Arc<dyn Inode> {
-        walk(&self.fs, split(path).0).unwrap()
+        self.walk(split(path).0)
     }
 
     fn changed(&mut self, id: u32) -> &mut Content {
@@ -113,7 +132,7 @@ impl Work {
 
     fn step(&mut self) {
         self.op += 1;
-        self.disk.mark(self.op << 2 | STARTED);
+        self.mark(STARTED);
         let what = self.rng.below(100);
         let r = match what {
             0..22 => self.create(),
@@ -259,7 +278,7 @@ impl Work {
         let Some((_, id, inode)) = self.file() else { return Ok(()) };
         self.say(format!("fsync {id}"));
         inode.fsync(self.rng.below(2) == 0)?;
-        self.disk.mark(self.op << 2 | FSYNCED);
+        self.mark(FSYNCED);
         let f = self.files.entry(id).or_default();
         f.synced.push((self.op, Arc::new(f.bytes.clone())));
         Ok(())
@@ -268,7 +287,7 @@ impl Work {
     fn sync(&mut self) -> abi::Result<()> {
         self.say("sync".into());
         self.fs.sync()?;
-        self.disk.mark(self.op << 2 | SYNCED);
+        self.mark(SYNCED);
         Ok(())
     }
 }
@@ -284,17 +303,29 @@ fn mount(disk: Arc<dyn BlockDevice>, options: Options) -> Result<Arc<DataFs>, St
 /// What one workload did.
 struct Done {
     recording: Recording,
-    states: Vec<Tree>,
-    files: BTreeMap<u32, Content>,
-    log: Vec<String>,
+    workers: Vec<Work>,
 }
 
-fn run(image: &Image, seed: u64, ops: u64, options: Options) -> Done {
-    let mut w = Work::new(image, seed, options);
-    for _ in 0..ops {
-        w.step();
+/// Runs `ops` operations, by four threads or by one.
+fn run(image: &Image, seed: u64, ops: u64, threads: u64, options: Options) -> Done {
+    let block = if seed.is_multiple_of(2) { 512 } else { 1024 };
+    let disk = Arc::new(RecordingDisk::new(image.bytes.clone(), block));
+    let fs = mount(disk.clone(), options).unwrap();
+    let root = fs.root().unwrap();
+    let bases: Vec<String> = (0..threads).map(|t| if threads == 1 { String::new() } else { format!("t{t}") }).collect();
+    for base in bases.iter().filter(|b| !b.is_empty()) {
+        root.create(base.as_bytes(), &new(NewKind::Dir)).unwrap();
     }
-    Done { recording: w.disk.recording(), states: w.states, files: w.files, log: w.log }
+    fs.sync().unwrap();
+    disk.start();
+    let mut workers: Vec<Work> =
+        bases.iter().zip(0..).map(|(b, t)| Work::new(&disk, &fs, b, t, seed ^ t << 32)).collect();
+    std::thread::scope(|scope| {
+        for w in &mut workers {
+            scope.spawn(move || (0..ops / threads).for_each(|_| w.step()));
+        }
+    });
+    Done { recording: disk.recording(), workers }
 }
 
 /// The names under `dir`, with the content of files.
@@ -327,6 +358,8 @@ fn same_names(tree: &Tree, found: &BTreeMap<String, (FileType, Vec<u8>)>) -> boo
         })
 }
 
+type Found = BTreeMap<String, (FileType, Vec<u8>)>;
+
 impl Done {
     /// Mounts a disk as a cut left it and checks it; gives the disk after the mount.
     fn check(&self, bytes: Vec<u8>, cut: usize) -> Result<Vec<u8>, String> {
@@ -338,19 +371,36 @@ impl Done {
             return Err("damage was seen".into());
         }
         drop(fs);
-        let (mut started, mut synced) = (0, 0);
-        let mut fsynced = Vec::new();
-        for mark in self.recording.marks_before(cut) {
-            match mark & 3 {
-                STARTED => started = mark >> 2,
-                SYNCED => synced = mark >> 2,
-                _ => fsynced.push(mark >> 2),
-            }
+        let marks: Vec<u64> = self.recording.marks_before(cut).collect();
+        for w in &self.workers {
+            let below = format!("{}/", w.base);
+            let own = |(path, what): (&String, &(FileType, Vec<u8>))| {
+                let path = if w.base.is_empty() { path } else { path.strip_prefix(&below)? };
+                Some((path.to_string(), what.clone()))
+            };
+            let own: Found = found.iter().filter_map(own).collect();
+            w.check(&own, &marks).map_err(|e| w.story(&marks, &e))?;
         }
+        let disk = Arc::into_inner(disk).ok_or("the disk is still in use")?;
+        Ok(disk.into_bytes())
+    }
+}
+
+impl Work {
+    /// The operations that `marks` have of this kind.
+    fn marked<'a>(&'a self, marks: &'a [u64], kind: u64) -> impl DoubleEndedIterator<Item = u64> + 'a {
+        marks.iter().filter(move |m| **m & 15 == self.thread << 2 | kind).map(|m| m >> 4)
+    }
+
+    /// Checks what was found in this thread's directory.
+    fn check(&self, found: &Found, marks: &[u64]) -> Result<(), String> {
+        let started = self.marked(marks, STARTED).next_back().unwrap_or(0);
+        let synced = self.marked(marks, SYNCED).next_back().unwrap_or(0);
+        let fsynced: Vec<u64> = self.marked(marks, FSYNCED).collect();
         // Names alone may fit several states (a file that was replaced by another); contents must fit one of them too.
         let fits = (synced..=started)
-            .filter(|op| self.states.get(*op as usize).is_some_and(|tree| same_names(tree, &found)))
-            .map(|op| self.check_files(op, &found, &fsynced, started));
+            .filter(|op| self.states.get(*op as usize).is_some_and(|tree| same_names(tree, found)))
+            .map(|op| self.check_files(op, found, &fsynced, started));
         let mut verdict = Err(format!("no state of {synced}..={started} has these names: {:?}", found.keys()));
         for fit in fits {
             verdict = if verdict.is_ok() { verdict } else { fit };
@@ -366,17 +416,16 @@ impl Done {
                 }
             }
         }
-        let disk = Arc::into_inner(disk).ok_or("the disk is still in use")?;
-        Ok(disk.into_bytes())
+        Ok(())
     }
 
     /// An error with what led to it.
-    fn story(&self, what: &str, cut: usize, error: &str) -> String {
-        let started = self.recording.marks_before(cut).last().unwrap_or(0) >> 2;
+    fn story(&self, marks: &[u64], error: &str) -> String {
+        let started = self.marked(marks, STARTED).next_back().unwrap_or(0);
         let op =
             |line: &&String| line.split(':').next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n <= started);
         let lines: Vec<&str> = self.log.iter().filter(op).map(String::as_str).collect();
-        format!("{what}: {error}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"))
+        format!("{:?}: {error}\n{}", self.base, lines[lines.len().saturating_sub(40)..].join("\n"))
     }
 
     /// The last fsync of the file that had returned, if no operation that began has changed the file since.
@@ -387,13 +436,7 @@ impl Done {
     }
 
     /// Whether the files are as the state after operation `op` has them.
-    fn check_files(
-        &self,
-        op: u64,
-        found: &BTreeMap<String, (FileType, Vec<u8>)>,
-        fsynced: &[u64],
-        started: u64,
-    ) -> Result<(), String> {
+    fn check_files(&self, op: u64, found: &Found, fsynced: &[u64], started: u64) -> Result<(), String> {
         for (path, node) in &self.states[op as usize] {
             if let (Node::File(id), Some((_, content))) = (node, found.get(path)) {
                 self.check_file(path, *id, content, fsynced, started)?;
@@ -453,7 +496,9 @@ fn matrix(cuts: u64, seed: u64, options: Options) -> Result<String, String> {
         let block_size = if (seed + round).is_multiple_of(3) { 4096 } else { 1024 };
         let kib = if block_size == 4096 { 10 * 1024 } else { 3072 };
         let Some(image) = Image::make(kib, block_size, "") else { return Ok("no e2fsprogs".into()) };
-        let done = run(&image, seed.wrapping_add(round), 300, options);
+        // Every other workload is that of four threads (whose interleaving no seed repeats).
+        let threads = if round.is_multiple_of(2) { 1 } else { 4 };
+        let done = run(&image, seed.wrapping_add(round), 300, threads, options);
         let mut rng = Rng(!seed.wrapping_add(round));
         let mut cursor = done.recording.cursor();
         let events = done.recording.events();
@@ -473,7 +518,7 @@ fn matrix(cuts: u64, seed: u64, options: Options) -> Result<String, String> {
                 });
                 let what = format!("SEED={seed} round {round} cut {cut} subset {subset}");
                 let cut_image = image.with(bytes);
-                let mounted = done.check(cut_image.bytes.clone(), cut).map_err(|e| done.story(&what, cut, &e))?;
+                let mounted = done.check(cut_image.bytes.clone(), cut).map_err(|e| format!("{what}: {e}"))?;
                 tried += 1;
                 if rng.below(100) == 0 {
                     judge(&cut_image, mounted).map_err(|e| format!("{what}: {e}"))?;
