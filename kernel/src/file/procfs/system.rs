@@ -69,6 +69,9 @@ const SYS_RANDOM: &[Entry] = &[
 
 const SYS_VM: &[Entry] = &[
     ("overcommit_memory", Regular, || Node { kind: Kind::File(Arc::new(Overcommit)), mode: 0o644, owner: (0, 0) }),
+    ("dirty_background_ratio", Regular, || tunable(Dirty::Background)),
+    ("dirty_expire_centisecs", Regular, || tunable(Dirty::Expire)),
+    ("dirty_ratio", Regular, || tunable(Dirty::Hard)),
     ("drop_caches", Regular, || Node { kind: Kind::File(Arc::new(DropCaches)), mode: 0o200, owner: (0, 0) }),
     ("max_map_count", Regular, || Node::text(|o| line(o, format!("{}", crate::mm::map::MAX_AREAS).as_bytes()))),
 ];
@@ -92,6 +95,49 @@ impl Text for Overcommit {
             _ => return Err(Errno::EINVAL),
         };
         crate::mm::map::OVERCOMMIT.store(mode, core::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn tunable(what: Dirty) -> Node {
+    Node { kind: Kind::File(Arc::new(what)), mode: 0o644, owner: (0, 0) }
+}
+
+/// When dirty pages are written: two shares of memory in percent, and an age.
+#[derive(Clone, Copy)]
+enum Dirty {
+    Background,
+    Hard,
+    Expire,
+}
+
+impl Text for Dirty {
+    fn read(&self, out: &mut Vec<u8>) -> Result<()> {
+        let (limits, total) = (crate::mm::reclaim::page_cache().limits(), crate::mm::info().total.max(1));
+        // Rounded, as the limits are whole pages.
+        let percent = |pages: usize| (pages * 100 + total / 2) / total;
+        let value = match self {
+            Dirty::Background => percent(limits.background),
+            Dirty::Hard => percent(limits.hard),
+            Dirty::Expire => (limits.expire_ns / 10_000_000) as usize,
+        };
+        line(out, format!("{value}").as_bytes())
+    }
+
+    fn write(&self, text: &[u8]) -> Result<()> {
+        let value: usize =
+            core::str::from_utf8(text.trim_ascii()).ok().and_then(|t| t.parse().ok()).ok_or(Errno::EINVAL)?;
+        let cache = crate::mm::reclaim::page_cache();
+        let mut limits = cache.limits();
+        let share = || if value <= 100 { Ok(crate::mm::info().total * value / 100) } else { Err(Errno::EINVAL) };
+        match self {
+            Dirty::Background => limits.background = share()?,
+            Dirty::Hard => limits.hard = share()?,
+            Dirty::Expire if value > 100_000_000 => return Err(Errno::EINVAL),
+            Dirty::Expire => limits.expire_ns = value as u64 * 10_000_000,
+        }
+        cache.set_limits(limits);
+        cache.wake_flusher();
         Ok(())
     }
 }
