@@ -170,5 +170,31 @@ TEST(advice_is_taken) {
     unlink(path);
 }
 
+// T_BIG says how many MiB; a gate gives more than the machine has.
+TEST(a_mapping_larger_than_memory) {
+    size_t len = (getenv("T_BIG") ? strtoul(getenv("T_BIG"), NULL, 10) : 4) << 20;
+    int fd = fresh(len);
+    char *m = map(fd, len, MAP_SHARED);
+    for (uint64_t pass = 1; pass < 3; pass++) {
+        for (size_t at = 0; at < len; at += PAGE) *(uint64_t *)(m + at + 64) = at * 31 + pass;
+        for (size_t at = 0; at < len; at += PAGE) {
+            uint64_t got = *(uint64_t *)(m + at + 64);
+            if (got != at * 31 + pass) {
+                t_fail("pass %d, offset %zx: %lx", (int)pass, at, (long)got);
+                break;
+            }
+        }
+    }
+    MUST(munmap(m, len));
+    MUST(fsync(fd));
+    for (size_t at = 0; at < len; at += 97 * PAGE) {
+        uint64_t got = 0;
+        MUST(pread(fd, &got, 8, at + 64));
+        CHECK(got == at * 31 + 2, "offset %zx: %lx", at, (long)got);
+    }
+    unlink(path);
+}
+
 MAIN(T(mapping_and_calls_agree), T(stores_after_write_back_are_written_too), T(behind_a_shorter_end_there_is_nothing),
-     T(private_copies_are_nobody_elses), T(writers_sync_and_eviction_at_once), T(advice_is_taken))
+     T(private_copies_are_nobody_elses), T(writers_sync_and_eviction_at_once), T(advice_is_taken),
+     T_FOR(a_mapping_larger_than_memory, 280))

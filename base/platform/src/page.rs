@@ -27,7 +27,8 @@ impl Page {
     }
 
     fn from_alloc(raw: usize) -> Option<Page> {
-        (raw != 0).then_some(Page(raw))
+        // Lazily: a `Page` of nothing must not be made, as dropping it would count.
+        (raw != 0).then(|| Page(raw))
     }
 
     /// How many references there are (a snapshot).

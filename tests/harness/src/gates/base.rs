@@ -1,4 +1,4 @@
-//! base: the base image as root. EROFS images of the initial root's files, as mkfs.erofs makes them, from RAM and from a
+//! base: the page cache and the base image as root. EROFS images of the initial root's files, as mkfs.erofs makes them, from RAM and from a
 //! disk, with tmpfs where a system writes; and a file of 1 GiB read again and again by a machine of 128 MiB.
 //!
 //! The judge of the content is the host: md5sum over the tree that the image was made from. The negative control damages
@@ -10,19 +10,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::error::{Failure, Outcome, check};
 use crate::gate::{Case, Context, Gate, Options};
 use crate::shell::{COMMAND_LIMIT, Shell};
 use crate::vm::VmConfig;
 
 /// The gate.
-pub const GATE: Gate =
-    Gate { name: "base", title: "an EROFS image as root, from RAM or a disk; files far larger than memory", cases };
+pub const GATE: Gate = Gate {
+    name: "base",
+    title: "an EROFS image as root, from RAM or a disk; the page cache, files larger than memory",
+    cases,
+};
 
 /// What mkfs.erofs is told for most images: big clusters, best compression.
 const PACKED: &[&str] = &["-zlz4hc,12", "-C65536"];
 /// The other layouts that it makes.
 const LAYOUTS: [&[&str]; 4] = [&[], &["-zlz4"], &["-zlz4hc", "-C16384", "-Elegacy-compress"], &["--chunksize=4096"]];
+/// Where the host has e2fsprogs, whoever runs this.
+const HOST_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 const SUMS: &str = "find bin lib sbin usr etc/init* -type f | sort | xargs md5sum";
 const BIG: u64 = 1 << 30;
 const READ_LIMIT: Duration = Duration::from_secs(400);
@@ -32,6 +38,7 @@ fn cases(options: &Options) -> Vec<Case> {
     for &smp in &options.smp {
         cases.push(Case::new(format!("image in RAM smp{smp}"), move |c| from_ram(c, smp)).berth());
         cases.push(Case::new(format!("image on a disk smp{smp}"), move |c| from_disk(c, smp)).berth());
+        cases.push(Case::new(format!("page cache smp{smp}"), move |c| cached(c, smp)).berth());
     }
     cases.push(Case::new("each layout that mkfs.erofs makes", layouts).berth());
     cases.push(Case::new("1 GiB read again and again in 128 MiB", again_and_again).berth());
@@ -186,6 +193,30 @@ fn again_and_again(c: &mut Context<'_>) -> Outcome {
     let took = sh.run("dd if=/dev/zero of=/tmp/mine bs=1M count=40 2>/dev/null && md5sum /tmp/mine", READ_LIMIT)?;
     check(took.status == 0 && took.output.starts_with("ec8bb3b24d5b0f1b"), "base.gives_way", || format!("{took:?}"))?;
     sh.poweroff()
+}
+
+/// What programs see of the cache, on a disk and on tmpfs; then mappings and writes of twice the machine's memory.
+fn cached(c: &mut Context<'_>, smp: u32) -> Outcome {
+    let disk = Disk::new(&c.dir, "data", 600 << 20)?;
+    tool(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&disk.image).env("PATH", HOST_PATH))?;
+    let mut config = c.config(smp);
+    config.mem = 96;
+    disk.attach(&mut config, "d", "");
+    let mut sh = c.boot(&config)?;
+    let mounted = sh.ok("mount | grep -c '^/dev/vda on /data type ext4'")?;
+    check(mounted == "1", "base.data", || mounted.clone())?;
+    sh.ok("export T_DIR=/tmp")?;
+    sh.program("cache", READ_LIMIT)?;
+    sh.ok("export T_DIR=/data T_BIG=200")?;
+    sh.program("cache", READ_LIMIT)?;
+    let wrote =
+        sh.run("dd if=/dev/zero of=/data/zeroes bs=1M count=200 2>/dev/null && md5sum </data/zeroes", READ_LIMIT)?;
+    check(wrote.output.starts_with("3566de3a97906edb98d004d6b947ae9b"), "base.write", || format!("{wrote:?}"))?;
+    let killed = sh.run("dmesg | grep -c -i 'out of memory'", COMMAND_LIMIT)?;
+    check(killed.output == "0", "base.nobody_killed", || format!("{killed:?}"))?;
+    sh.ok("umount /data")?;
+    sh.poweroff()?;
+    tool(Command::new("e2fsck").arg("-fn").arg(&disk.image).env("PATH", HOST_PATH)).map(drop)
 }
 
 /// Boots that must end with a message.
