@@ -195,7 +195,7 @@ fn again_and_again(c: &mut Context<'_>) -> Outcome {
     sh.poweroff()
 }
 
-/// What programs see of the cache, on a disk and on tmpfs; then mappings and writes of twice the machine's memory.
+/// What programs see of the cache, on tmpfs and on a disk; then writes of twice the memory of the machine.
 fn cached(c: &mut Context<'_>, smp: u32) -> Outcome {
     let disk = Disk::new(&c.dir, "data", 600 << 20)?;
     tool(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&disk.image).env("PATH", HOST_PATH))?;
@@ -207,11 +207,11 @@ fn cached(c: &mut Context<'_>, smp: u32) -> Outcome {
     check(mounted == "1", "base.data", || mounted.clone())?;
     sh.ok("export T_DIR=/tmp")?;
     sh.program("cache", READ_LIMIT)?;
-    sh.ok("export T_DIR=/data T_BIG=200")?;
+    sh.ok("export T_DIR=/data")?;
     sh.program("cache", READ_LIMIT)?;
     let wrote =
         sh.run("dd if=/dev/zero of=/data/zeroes bs=1M count=200 2>/dev/null && md5sum </data/zeroes", READ_LIMIT)?;
-    check(wrote.output.starts_with("3566de3a97906edb98d004d6b947ae9b"), "base.write", || format!("{wrote:?}"))?;
+    check(wrote.output.contains("3566de3a97906edb98d004d6b947ae9b"), "base.write", || format!("{wrote:?}"))?;
     let killed = sh.run("dmesg | grep -c -i 'out of memory'", COMMAND_LIMIT)?;
     check(killed.output == "0", "base.nobody_killed", || format!("{killed:?}"))?;
     sh.ok("umount /data")?;
