@@ -144,7 +144,7 @@ fn full(c: &mut Context<'_>, smp: u32) -> Outcome {
 fn many(c: &mut Context<'_>) -> Outcome {
     let disk = formatted(c, 600, &["-N", "120000"])?;
     let mut sh = mounted(c, 4, &disk, "")?;
-    let done = sh.run("mkdir /data/m && cd /data/m && seq 1 100000 | xargs touch && ls | wc -l", LONG)?;
+    let done = sh.run("mkdir /data/m && cd /data/m && seq 1 100000 | xargs touch && ls | wc -l", 2 * LONG)?;
     check(done.output.trim().ends_with("100000"), "d1.many", || format!("{done:?}"))?;
     sh.ok("test -e 77777 && ! test -e 100001 && rm 500 99999 && mv 77777 moved && cd / && umount /data")?;
     sh.poweroff()?;
