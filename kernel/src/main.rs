@@ -25,6 +25,8 @@ mod machine;
 #[cfg(target_os = "none")]
 mod mm;
 #[cfg(target_os = "none")]
+mod net;
+#[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
 mod platform_impl;

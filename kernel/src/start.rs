@@ -102,6 +102,7 @@ fn start_machine(p: &'static Platform, fdt: &Fdt<'_>, dtb_phys: u64) -> ! {
     info!("{online} of {} CPUs online", percpu::listed());
     arch::irq_enable();
     check_identities();
+    crate::net::init();
     crate::drivers::virtio::probe();
     sched::selftest();
     crate::mm::reclaim::init();

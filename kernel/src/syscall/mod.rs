@@ -11,6 +11,7 @@ pub mod file;
 pub mod futex;
 pub mod misc;
 pub mod mm;
+pub mod net;
 pub mod poll;
 pub mod sched;
 pub mod signal;
