@@ -292,8 +292,7 @@ fn read_control(h: &Header, m: &mut SendMsg, who: &Caller) -> Result<()> {
     if len > CONTROL_MAX {
         return Err(Errno::ENOBUFS);
     }
-    let mut buf = Vec::new();
-    buf.resize(len, 0);
+    let mut buf = alloc::vec![0; len];
     copy_from_user(&mut buf, UserAddr(h[4])).map_err(efault)?;
     let mut rest = &buf[..];
     let word = |b: &[u8], at: usize| b.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, u32::from_ne_bytes);

@@ -13,7 +13,7 @@ mod stream;
 pub use addr::SockAddr;
 pub use dgram::Datagrams;
 pub use options::{Common, msg};
-pub use stream::Stream;
+pub use stream::{Stream, state_number};
 
 use crate::Stack;
 use abi::{Errno, Result};

@@ -6,6 +6,7 @@
 
 mod berth;
 mod disks;
+mod netinfo;
 mod process;
 mod system;
 

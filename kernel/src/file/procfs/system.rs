@@ -38,6 +38,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("loadavg", Regular, || Node::text(loadavg)),
     ("meminfo", Regular, || Node::text(meminfo)),
     ("mounts", Symlink, || Node::link(|| Ok(b"self/mounts".to_vec()))),
+    ("net", Dir, || Node::dir(Arc::new(Fixed(super::netinfo::ENTRIES)))),
     ("partitions", Regular, || Node::text(disks::partitions)),
     ("stat", Regular, || Node::text(stat)),
     ("sys", Dir, || Node::dir(Arc::new(Fixed(SYS)))),
