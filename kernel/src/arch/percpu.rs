@@ -167,7 +167,7 @@ pub fn check_identity_here() {
 }
 
 /// Lets each online CPU compare its identities now, and returns (index, fast path, fallback) of each that answered within
-/// 100 ms. Context: thread.
+/// 2 s (a busy host may not run a virtual CPU for long). Context: thread.
 pub fn identity_check() -> arrayvec::ArrayVec<(usize, usize, usize), MAX_CPUS> {
     let mut found = arrayvec::ArrayVec::new();
     for cpu in (0..listed()).filter(|&c| of(c).online.load(Ordering::Acquire)) {
@@ -179,7 +179,7 @@ pub fn identity_check() -> arrayvec::ArrayVec<(usize, usize, usize), MAX_CPUS> {
             crate::sched::ask_identity(cpu);
         }
         crate::arch::irq_restore(irq);
-        let limit = crate::arch::time::now_ns() + 100_000_000;
+        let limit = crate::arch::time::now_ns() + 2_000_000_000;
         while IDENTITY[cpu][0].load(Ordering::Acquire) == before && crate::arch::time::now_ns() < limit {
             core::hint::spin_loop();
         }
