@@ -41,6 +41,13 @@ impl Paths {
         (self.kernel == self.build.join("kernel.img") && checked.exists()).then_some(checked)
     }
 
+    /// The initial root with sqlite and e2fsprogs.
+    pub fn data_initrd(&self) -> Outcome<PathBuf> {
+        let file = self.build.join("initrd-data.cpio.gz");
+        Self::need(&file, "initrd")?;
+        Ok(file)
+    }
+
     /// Linux to compare with.
     pub fn linux(&self) -> PathBuf {
         self.build.join("linux/vmlinuz")

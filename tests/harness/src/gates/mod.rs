@@ -4,6 +4,7 @@ mod base;
 mod busybox;
 mod d0;
 mod d1;
+mod d3;
 mod m1;
 mod m2;
 mod m3;
@@ -27,6 +28,7 @@ pub const ALL: &[Gate] = &[
     s2::GATE,
     d0::GATE,
     d1::GATE,
+    d3::GATE,
     surface::HOSTILE,
     surface::SIGNALS,
     surface::FILES,
