@@ -76,7 +76,7 @@ pub enum Outcome {
 
 /// User memory could not be allocated. Context: thread that holds no locks; may sleep.
 pub fn out_of_memory() -> Outcome {
-    if reclaim() {
+    if reclaim() || super::reclaim::wait_for_write_back() {
         return Outcome::Retry;
     }
     let _one = KILLER.lock();

@@ -101,7 +101,6 @@ extern "C" fn kswapd(_: usize) {
                 if page_cache().unwritten_bytes() == 0 || !page_cache().wait_progress(100_000_000) {
                     break;
                 }
-                got = true;
             }
         }
         PROGRESS.store(got, Ordering::Relaxed);
@@ -119,10 +118,21 @@ fn direct(target: usize) -> usize {
     }
     let before = ROUNDS.load(Ordering::Acquire);
     wake();
-    let options = ParkOptions { interruptible: false, deadline_ns: Some(platform::monotonic_ns() + 200_000_000) };
+    let options = ParkOptions { interruptible: false, deadline_ns: Some(platform::monotonic_ns() + 20_000_000) };
+    // Briefly: the caller may hold the lock of the very address space whose pages are to go.
     let done = || (ROUNDS.load(Ordering::Acquire) > before).then_some(());
     let _ = ROUND.wait_until(options, done);
     usize::from(PROGRESS.load(Ordering::Relaxed))
+}
+
+/// Waits for write-back to make pages clean; whether it did. Context: thread that holds no address space's lock.
+pub fn wait_for_write_back() -> bool {
+    let cache = page_cache();
+    if !platform::may_sleep() || cache.unwritten_bytes() == 0 {
+        return false;
+    }
+    cache.wake_flusher();
+    cache.wait_progress(500_000_000)
 }
 
 /// `/proc/sys/vm/drop_caches`: 1 drops clean pages, 2 unused directory entries and inodes, 3 both.
