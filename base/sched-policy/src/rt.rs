@@ -187,7 +187,7 @@ mod tests {
         queue.push_back(10, 'f');
         let order: Vec<char> = core::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(order, ['a', 'b', 'd', 'f', 'e']);
-        assert!(queue.is_empty() && queue.len() == 0 && queue.highest() == 0);
+        assert!(queue.is_empty() && queue.highest() == 0);
         assert!(queue.nodes.len() <= 5, "nodes are used again");
     }
 }

@@ -50,7 +50,7 @@ fn policy(raw: u8) -> Policy {
         0 | 1 => Policy::Fair(nice),
         2 => Policy::Batch(nice),
         3 => Policy::Idle,
-        _ if raw % 2 == 0 => Policy::Fifo(prio),
+        _ if raw.is_multiple_of(2) => Policy::Fifo(prio),
         _ => Policy::Rr(prio),
     }
 }
