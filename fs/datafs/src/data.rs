@@ -279,7 +279,24 @@ impl DataInode {
     fn take_promises(&self, first: u64, count: u64) -> i64 {
         let mut map = self.delayed.lock();
         let keys: Vec<u64> = map.range(first..first.saturating_add(count)).map(|(k, _)| *k).collect();
-        keys.iter().filter_map(|k| map.remove(k)).map(i64::from).sum()
+        keys.iter().filter_map(|k| map.remove(k)).map(|p| i64::from(p.blocks)).sum()
+    }
+
+    /// One holder of each promise for `count` pages from `first` on needs it no more; returns how many blocks that frees.
+    fn leave_promises(&self, first: u64, count: u64) -> i64 {
+        let mut map = self.delayed.lock();
+        let keys: Vec<u64> = map.range(first..first.saturating_add(count)).map(|(k, _)| *k).collect();
+        let mut free = 0;
+        for k in keys {
+            if let Some(p) = map.get_mut(&k) {
+                p.holders = p.holders.saturating_sub(1);
+                if p.holders == 0 {
+                    free += i64::from(p.blocks);
+                    map.remove(&k);
+                }
+            }
+        }
+        free
     }
 
     /// How many blocks of a page are holes.
@@ -320,16 +337,14 @@ impl Backing for DataInode {
         let holes = self.holes_in_page(index)?;
         if holes > 0 {
             self.vol.promise(i64::from(holes))?;
-            let old = self.delayed.lock().insert(index, holes);
-            if let Some(old) = old {
-                self.vol.release_promise(i64::from(old));
-            }
+            let spare = self.delayed.lock().entry(index).or_default().join(holes);
+            self.vol.release_promise(i64::from(spare));
         }
         Ok(())
     }
 
     fn cancel_dirty(&self, first: u64, count: u64) {
-        let n = self.take_promises(first, count);
+        let n = self.leave_promises(first, count);
         self.vol.release_promise(n);
     }
 

@@ -134,7 +134,7 @@ impl DataInode {
         if let Some(c) = &self.cache {
             c.discard();
         }
-        let promised: u32 = core::mem::take(&mut *self.delayed.lock()).values().sum();
+        let promised: u32 = core::mem::take(&mut *self.delayed.lock()).values().map(|p| p.blocks).sum();
         self.vol.release_promise(i64::from(promised));
         if self.vol.writable().is_err() {
             return;

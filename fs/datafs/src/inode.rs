@@ -32,6 +32,26 @@ use vfs::{FileType, Meta};
 
 static IO: LockClass = LockClass::new("datafs file", rank::INODE + 2);
 static CORE: LockClass = LockClass::new("datafs inode", rank::PAGE_CACHE + 12);
+/// Space promised to a page that is, or is about to be, dirty over a hole. Two writers may each be about to make it dirty:
+/// they share the promise, and the one that came second leaves it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promise {
+    /// How many blocks.
+    pub blocks: u32,
+    /// Who counts on it.
+    pub holders: u32,
+}
+
+impl Promise {
+    /// One more holder, who brings a promise of `blocks`; returns how many of them are not needed.
+    pub fn join(&mut self, blocks: u32) -> u32 {
+        let spare = self.blocks.min(blocks);
+        self.blocks = self.blocks.max(blocks);
+        self.holders += 1;
+        spare
+    }
+}
+
 static DELAYED: LockClass = LockClass::new("datafs delayed", rank::SPIN + 66);
 
 /// The root directory's inode.
@@ -50,7 +70,7 @@ pub struct DataInode {
     /// The content of a regular file.
     pub(crate) cache: Option<Arc<FileCache>>,
     /// Dirty pages over holes: how many blocks are promised to each.
-    pub(crate) delayed: SpinLock<BTreeMap<u64, u32>>,
+    pub(crate) delayed: SpinLock<BTreeMap<u64, Promise>>,
     /// The core is ahead of the inode table.
     pub(crate) lazy: AtomicBool,
     /// It has no name, and its `dtime` is a link of the orphan list.

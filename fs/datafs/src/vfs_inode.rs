@@ -105,7 +105,7 @@ impl Inode for DataInode {
     }
 
     fn getattr(&self) -> Result<Attr> {
-        let delayed: u32 = if self.cache.is_some() { self.delayed.lock().values().sum() } else { 0 };
+        let delayed: u32 = if self.cache.is_some() { self.delayed.lock().values().map(|p| p.blocks).sum() } else { 0 };
         let core = self.core.read();
         let f = core.f();
         let device = matches!(self.meta.kind, FileType::Char | FileType::Block);

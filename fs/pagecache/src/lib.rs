@@ -89,7 +89,8 @@ pub trait Backing: Send + Sync {
     /// throttled writers; never by reclaim.
     fn write_pages(&self, run: WriteRun);
 
-    /// Before the clean page `index` becomes dirty: promise the space that writing it may take. Errors (`ENOSPC`, `EIO`,
+    /// Before the clean page `index` becomes dirty: promise the space that writing it may take. An earlier promise for the page
+    /// may still be open: it is being written, or another writer is about to make it dirty. Each is ended by itself. Errors (`ENOSPC`, `EIO`,
     /// `EROFS`) reach the writer. `mapped`: by a write fault on a shared mapping, with an address space locked (locks rank
     /// above `PAGE_CACHE`, and neither a transaction nor write-back may be waited for; the program gets SIGBUS on an error);
     /// else by a write, under the locks that the file system took around [`FileCache::write`].

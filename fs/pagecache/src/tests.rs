@@ -5,7 +5,7 @@ use crate::{Advice, Backing, FileCache, Limits, PAGE, PageCache, ReadRun, Settin
 use abi::{Errno, Result};
 use platform::{SliceSink, SliceSource};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -13,8 +13,8 @@ struct Host {
     me: Weak<Host>,
     cache: std::sync::OnceLock<Arc<FileCache>>,
     disk: Mutex<Vec<u8>>,
-    /// Pages that were promised and not yet written or cancelled.
-    promised: Mutex<BTreeSet<u64>>,
+    /// Promises not yet kept or cancelled, by page. There are two while a page is written and someone makes it dirty again.
+    promised: Mutex<BTreeMap<u64, u32>>,
     reads: AtomicUsize,
     fail_reads: AtomicBool,
     fail_writes: AtomicBool,
@@ -61,6 +61,17 @@ impl Host {
         self.file().write(at, &mut SliceSource::new(bytes)).map(|d| d.1)
     }
 
+    /// Ends one promise for a page; whether there was one.
+    fn take_promise(&self, index: u64) -> bool {
+        let mut promised = self.promised.lock().unwrap();
+        let Some(n) = promised.get_mut(&index) else { return false };
+        *n -= 1;
+        if *n == 0 {
+            promised.remove(&index);
+        }
+        true
+    }
+
     fn store(&self, run: &WriteRun) {
         let mut disk = self.disk.lock().unwrap();
         let mut at = run.offset() as usize;
@@ -72,7 +83,7 @@ impl Host {
             let len = (end - at).min(PAGE as usize);
             p.bytes(0, len).copy_to(&mut disk[at..at + len]);
             at += len;
-            assert!(self.promised.lock().unwrap().remove(&(run.first() + n as u64)), "written without promise");
+            assert!(self.take_promise(run.first() + n as u64), "written without promise");
         }
     }
 }
@@ -98,7 +109,7 @@ impl Backing for Host {
     fn write_pages(&self, run: WriteRun) {
         if self.fail_writes.load(Ordering::Relaxed) {
             for i in 0..run.len() as u64 {
-                self.promised.lock().unwrap().remove(&(run.first() + i));
+                self.take_promise(run.first() + i);
             }
             return run.finish(Err(Errno::EIO));
         }
@@ -113,13 +124,13 @@ impl Backing for Host {
         if self.full.load(Ordering::Relaxed) {
             return Err(Errno::ENOSPC);
         }
-        assert!(self.promised.lock().unwrap().insert(index), "promised twice");
+        *self.promised.lock().unwrap().entry(index).or_default() += 1;
         Ok(())
     }
 
     fn cancel_dirty(&self, first: u64, count: u64) {
         for i in first..first + count {
-            assert!(self.promised.lock().unwrap().remove(&i), "cancelled without promise");
+            assert!(self.take_promise(i), "cancelled without promise");
         }
     }
 
