@@ -45,7 +45,7 @@ pub(super) fn ask(target: usize, what: u32) {
     percpu::count_on(target, Counter::ReschedRequest);
     // Counted before, or the target could show the interrupt as taken first.
     percpu::count_on(target, Counter::ReschedSent);
-    if !gic::send(target, Sgi::Reschedule) {
+    if super::sabotage::loses_sgi() || !gic::send(target, Sgi::Reschedule) {
         percpu::uncount_on(target, Counter::ReschedSent);
         ASKED[target].store(0, Ordering::Release);
     }

@@ -10,7 +10,7 @@ mod v2;
 mod v3;
 
 use crate::arch::percpu::{self, Counter, MAX_CPUS};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use sync::{IrqLock, LockClass, Once};
 
 /// Interrupts from one CPU to another.
@@ -53,12 +53,6 @@ static GIC: Once<Gic> = Once::new();
 static CONFIG_CLASS: LockClass = LockClass::new("gic configuration", sync::rank::CONSOLE - 5);
 static CONFIG: IrqLock<()> = IrqLock::new(&CONFIG_CLASS, ());
 static TIMER_INTID: AtomicUsize = AtomicUsize::new(27);
-/// Whether reschedule interrupts are lost on purpose (`berth.sabotage=resched-ipi`), and how many were asked for since.
-static SUPPRESS_SGI: AtomicBool = AtomicBool::new(false);
-static SGI_ASKED: AtomicU32 = AtomicU32::new(0);
-/// One in this many is lost: enough of them work for the machine to boot.
-const LOSE_ONE_IN: u32 = 2000;
-
 /// An interrupt handler: called with interrupts masked.
 pub type Handler = fn(intid: u32);
 const MAX_INTID: usize = 1020;
@@ -116,22 +110,11 @@ pub fn register(intid: u32, edge: bool, handler: Handler) -> Result<(), &'static
     Ok(())
 }
 
-/// Loses some reschedule interrupts on their way, for the negative control of the reschedule chain.
-pub fn sabotage_sgi(on: bool) {
-    SUPPRESS_SGI.store(on, Ordering::Relaxed);
-}
-
 /// Sends `sgi` to CPU `target`. False if the target is out of range or offline.
 #[must_use]
 pub fn send(target: usize, sgi: Sgi) -> bool {
     if target >= percpu::listed().min(MAX_CPUS) || !percpu::of(target).online.load(Ordering::Acquire) {
         return false;
-    }
-    if sgi == Sgi::Reschedule
-        && SUPPRESS_SGI.load(Ordering::Relaxed)
-        && SGI_ASKED.fetch_add(1, Ordering::Relaxed) % LOSE_ONE_IN == LOSE_ONE_IN - 1
-    {
-        return true;
     }
     match GIC.get() {
         Some(Gic::V2(g)) => g.send_sgi(target, sgi as u8),
