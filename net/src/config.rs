@@ -271,8 +271,20 @@ impl Stack {
     /// Takes an interface up or down. `ENODEV`.
     pub fn set_up(&self, index: u32, up: bool) -> Result<()> {
         self.configure(|c| {
-            c.interfaces.iter_mut().find(|i| i.netif.index == index).ok_or(Errno::ENODEV)?.up = up;
-            Ok(())
+            let i = c.interfaces.iter_mut().find(|i| i.netif.index == index).ok_or(Errno::ENODEV)?;
+            let risen = up && !i.up;
+            i.up = up;
+            let netif = i.netif.clone();
+            if !up {
+                c.routes.retain(|r| r.index != index || r.gateway.is_none());
+            }
+            Ok((risen && netif.device.is_some()).then_some(netif))
+        })
+        .map(|risen| {
+            if let Some(netif) = risen {
+                self.announce(&netif);
+                self.solicit_routers(&netif, 1);
+            }
         })
     }
 

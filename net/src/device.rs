@@ -22,9 +22,9 @@ pub struct RxMeta {
 
 /// A network device as the stack sees it. Received frames go to [`crate::Stack::receive`].
 pub trait NetDevice: Send + Sync {
-    /// Queues a frame for sending. A device that has no room drops it and counts that: transports recover. Context:
+    /// Queues a frame for sending; false if it was dropped for want of room or a link: transports recover. Context:
     /// threads, no lock of the stack held; must not sleep.
-    fn transmit(&self, frame: Packet);
+    fn transmit(&self, frame: Packet) -> bool;
     /// Its address.
     fn mac(&self) -> [u8; 6];
     /// The largest IP packet that it carries, in bytes.
@@ -34,5 +34,23 @@ pub trait NetDevice: Send + Sync {
     /// Whether the link is up.
     fn link_up(&self) -> bool {
         true
+    }
+}
+
+impl<T: NetDevice + ?Sized> NetDevice for &'static T {
+    fn transmit(&self, frame: Packet) -> bool {
+        (**self).transmit(frame)
+    }
+    fn mac(&self) -> [u8; 6] {
+        (**self).mac()
+    }
+    fn mtu(&self) -> usize {
+        (**self).mtu()
+    }
+    fn features(&self) -> Features {
+        (**self).features()
+    }
+    fn link_up(&self) -> bool {
+        (**self).link_up()
     }
 }

@@ -162,38 +162,4 @@ impl Stack {
         }
         let _ = self.output(p);
     }
-
-    /// Takes prefixes and the router from an advertisement (RFC 4862): addresses by modified EUI-64.
-    fn router_advertisement(&self, a: &Arrival<'_>, m: &[u8]) -> Option<()> {
-        let router = a.ip.src;
-        let mut options = m.get(16..)?;
-        while let [kind, len, ..] = options {
-            let len = usize::from(*len) * 8;
-            if len == 0 || len > options.len() {
-                return None;
-            }
-            if *kind == 3 && len == 32 && options[2] == 64 && options[3] & 0x40 != 0 && be32(options, 4)? > 0 {
-                let mut octets = packet::v6(options, 16)?.octets();
-                let config = self.config();
-                let own = config.interface(a.netif.index)?.addrs.iter().find_map(|x| match x.0 {
-                    IpAddr::V6(x) if crate::config::is_link_local(x) => Some(x.octets()),
-                    _ => None,
-                })?;
-                octets[8..].copy_from_slice(&own[8..]);
-                let _ = self.add_address(a.netif.index, core::net::Ipv6Addr::from(octets).into(), 64);
-            }
-            options = &options[len..];
-        }
-        let dst = core::net::Ipv6Addr::UNSPECIFIED.into();
-        let route = crate::config::Route { dst, prefix: 0, gateway: Some(router), index: a.netif.index, metric: 1024 };
-        if be16(m, 6)? > 0 {
-            let _ = self.add_route(route);
-        } else {
-            let _ = self.configure(|c| {
-                c.routes.retain(|r| *r != route);
-                Ok(())
-            });
-        }
-        Some(())
-    }
 }

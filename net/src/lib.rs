@@ -50,6 +50,7 @@ pub mod packet;
 pub mod ports;
 pub mod raw;
 mod reassembly;
+mod slaac;
 pub mod socket;
 mod stack;
 pub mod tcp;

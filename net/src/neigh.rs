@@ -58,6 +58,15 @@ impl Neighbours {
         Neighbours { table: SpinLock::new(&CLASS, HashMap::with_hasher(key)) }
     }
 
+    /// Forgets those of an interface.
+    pub(crate) fn forget(&self, index: u32) {
+        let mut table = self.table.lock();
+        let keys: Vec<_> = table.keys().filter(|k| k.0 == index).copied().collect();
+        let gone: Vec<_> = keys.iter().filter_map(|k| table.remove(k)).collect();
+        drop(table);
+        drop(gone);
+    }
+
     /// All of them.
     pub fn list(&self) -> Vec<Neighbour> {
         let table = self.table.lock();

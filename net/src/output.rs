@@ -13,8 +13,12 @@ impl Stack {
     /// Hands a frame to an interface's device.
     pub(crate) fn transmit(&self, netif: &Arc<NetIf>, frame: Packet) {
         let Some(device) = &netif.device else { return };
-        IfCounters::count(&netif.counters.tx, frame.bytes().len());
-        device.transmit(frame);
+        let len = frame.bytes().len();
+        if device.transmit(frame) {
+            IfCounters::count(&netif.counters.tx, len);
+        } else {
+            netif.counters.tx_dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Sends an IP packet whose transport checksum is missing, by the way that its destination has. `EMSGSIZE` if it is

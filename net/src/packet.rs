@@ -100,6 +100,14 @@ pub fn checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &[u8]) -> u16 {
     !fold(sum(segment, pseudo(src, dst, proto, segment.len())))
 }
 
+/// Completes a checksum that a sender left to its device: of everything from `start`, stored `offset` after it, where
+/// the pseudo header's sum stands. Offsets that lie outside change nothing.
+pub fn complete_checksum(frame: &mut [u8], start: usize, offset: usize) {
+    let Some(segment) = frame.get_mut(start..).filter(|s| offset + 2 <= s.len()) else { return };
+    let c = !fold(sum(segment, 0));
+    put16(segment, offset, if c == 0 { 0xffff } else { c });
+}
+
 /// Where a transport keeps its checksum.
 pub fn csum_offset(proto: u8) -> Option<usize> {
     match proto {

@@ -8,6 +8,7 @@ use crate::packet::Packet;
 use crate::ports::Ports;
 use crate::raw::Raws;
 use crate::reassembly::Reassembly;
+use crate::slaac::Autoconf;
 use crate::tcp::Tcp;
 use crate::timers::{Target, Timers};
 use crate::udp::Udp;
@@ -86,6 +87,7 @@ pub struct Stack {
     /// Raw endpoints.
     pub raw: Raws,
     pub(crate) reassembly: Reassembly,
+    pub(crate) autoconf: Autoconf,
     /// What happened.
     pub counters: Counters,
     /// Bounds.
@@ -119,6 +121,7 @@ impl Stack {
             udp: Udp::new(),
             raw: Raws::new(),
             reassembly: Reassembly::new(),
+            autoconf: Autoconf::new(),
             counters: Counters::default(),
             limits,
             errors: AtomicU64::new(0),
@@ -143,6 +146,8 @@ impl Stack {
                     }
                 }
                 Target::Neighbour(netif, addr) => self.neighbour_timer(&netif, addr),
+                Target::Routers(netif, attempt) => self.solicit_routers(&netif, attempt),
+                Target::Autoconf => self.autoconf_expire(),
                 Target::TimeWait => self.tcp.expire(self),
                 Target::Reassembly => self.reassembly.expire(self),
             }

@@ -23,6 +23,8 @@ pub(crate) enum Target {
     Flow(Weak<Flow>),
     Listener(Weak<Listener>),
     Neighbour(Arc<NetIf>, IpAddr),
+    Routers(Arc<NetIf>, u8),
+    Autoconf,
     TimeWait,
     Reassembly,
 }

@@ -11,8 +11,9 @@ pub mod ioctl;
 
 use crate::task::Thread;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
-use net::{Limits, PlatformEnv, Stack};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use net::config::NetIf;
+use net::{Limits, NetDevice, PlatformEnv, Stack};
 use platform::ParkOptions;
 use sync::{Once, WaitQueue};
 
@@ -47,6 +48,14 @@ extern "C" fn ticker(_: usize) {
             earlier(next);
         }
     }
+}
+
+/// Gives the stack an interface for `device`, named after its number: eth0, eth1… It is down until configured.
+pub fn add_device(device: &'static dyn NetDevice) -> abi::Result<Arc<NetIf>> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let stack = stack().ok_or(abi::Errno::ENODEV)?;
+    let name = alloc::format!("eth{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    stack.add_interface(&name, Arc::new(device))
 }
 
 /// Makes the stack, with loopback up. Once, at boot.

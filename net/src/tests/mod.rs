@@ -68,7 +68,7 @@ impl World {
 struct Card(Arc<World>, usize);
 
 impl NetDevice for Card {
-    fn transmit(&self, frame: Packet) {
+    fn transmit(&self, frame: Packet) -> bool {
         let w = &self.0;
         let f = *w.faults.lock().unwrap();
         let copies = 1 + usize::from(w.chance(f.duplicate));
@@ -86,6 +86,7 @@ impl NetDevice for Card {
             let n = w.sent.fetch_add(1, Ordering::Relaxed);
             w.wire.lock().unwrap().insert((at, n), (1 - self.1, bytes));
         }
+        true
     }
     fn mac(&self) -> [u8; 6] {
         [2, 0, 0, 0, 0, self.1 as u8 + 1]

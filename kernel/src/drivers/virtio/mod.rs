@@ -10,6 +10,7 @@
 //! later raises it again (the line may be edge-triggered).
 
 pub mod blk;
+pub mod net;
 pub mod rng;
 
 use crate::arch::gic;
@@ -207,6 +208,7 @@ pub fn probe() {
         };
         let started = match transport.device_type() {
             DeviceType::Block => blk::start(transport),
+            DeviceType::Network => net::start(transport),
             DeviceType::EntropySource => rng::start(transport),
             other => {
                 crate::info!("virtio at {base:#x}: no driver for {other:?}");
