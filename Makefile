@@ -36,7 +36,7 @@ export MUSL_INCLUDE MUSL_LIB KERNEL_HEADERS BERTH_SOURCES BERTH_CACHE BERTH_RUST
 CARGO_ := scripts/cargo
 boot_initrd := $(if $(INITRD),$(INITRD),$(BUILD)/initrd.cpio.gz)
 
-.PHONY: help setup kernel kernels initrd harness run run-linux linux test host-test crash-soak lint fmt bench clean distclean FORCE
+.PHONY: help setup kernel kernels initrd userland harness run run-linux linux test host-test crash-soak lint fmt bench clean distclean FORCE
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,7 @@ help:
 #:   make bench        the same programs on Berth and on Debian's Linux, as ratios (BENCHFLAGS=…)
 #:   make kernel       build/kernel.img, an arm64 Image (PROFILE=…)
 #:   make initrd       build/initrd.cpio.gz, the initial root with busybox and the test programs
+#:   make userland     build/userland, Berth's own programs (Rust, static musl)
 #:   make linux        build/linux/vmlinuz, the Linux to compare with
 #:   make run-linux    that Linux in the same machine with the same initial root
 #:   make setup        install what is needed (runs by itself before everything else)
@@ -90,6 +91,9 @@ kernels: setup
 initrd: setup
 	@scripts/initrd
 
+userland: setup
+	@scripts/userland-build
+
 linux: setup
 	@ports/build linux && ln -sfn ports/linux $(BUILD)/linux
 
@@ -109,6 +113,7 @@ run-linux: linux $(if $(INITRD),,initrd)
 
 fmt: setup
 	@$(CARGO_) fmt --all
+	@cd userland && ../scripts/cargo fmt --all
 
 lint: setup
 	@scripts/lint
