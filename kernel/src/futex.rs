@@ -338,10 +338,31 @@ pub fn wake_op(a: UserAddr, b: UserAddr, private: bool, wake: u32, wake2: u32, o
     Ok(woken + if hit { wake_key(key_b, wake2, u32::MAX) } else { 0 })
 }
 
-/// Wakes one waiter on a word of the running process, as thread exit does for CLONE_CHILD_CLEARTID.
-pub fn wake_one_at(addr: UserAddr) {
-    let _ = wake(addr, true, 1, u32::MAX);
-    let _ = wake(addr, false, 1, u32::MAX);
+/// The word of `set_tid_address(2)` of a thread that ends, and those who sleep on it. It outlives the thread's hold on the
+/// memory: so a joiner that it wakes finds the thread gone from the process and from the address space.
+#[must_use]
+pub struct LastWord {
+    private: Option<Key>,
+    shared: Option<(Key, Option<Page>)>,
+}
+
+impl LastWord {
+    /// Writes 0 to the word at `addr` of the running thread's memory. Whoever sleeps on it is woken by [`LastWord::wake`],
+    /// and only then. A bad address has nobody to wake.
+    pub fn clear(addr: UserAddr) -> LastWord {
+        if addr.0 == 0 || uaccess::put_user_u32(addr, 0).is_err() {
+            return LastWord { private: None, shared: None };
+        }
+        LastWord { private: key_of(addr, true).ok().map(|(key, _)| key), shared: key_of(addr, false).ok() }
+    }
+
+    /// Wakes one who sleeps on the word as a private futex, and one who sleeps on it as a shared one (joiners use either). The
+    /// private key may by now be that of a new address space: its sleeper is woken for nothing, as futex(2) allows.
+    pub fn wake(self) {
+        for key in self.private.into_iter().chain(self.shared.as_ref().map(|(key, _)| *key)) {
+            wake_key(key, 1, u32::MAX);
+        }
+    }
 }
 
 mod op {

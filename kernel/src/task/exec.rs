@@ -287,11 +287,9 @@ fn become_program(
     if robust != 0 {
         crate::futex::exit_robust_list(crate::arch::uaccess::UserAddr(robust), me.tid().0);
     }
-    let clear = me.clear_child_tid.take();
-    if clear != 0 && crate::arch::uaccess::put_user_u32(crate::arch::uaccess::UserAddr(clear), 0).is_ok() {
-        crate::futex::wake_one_at(crate::arch::uaccess::UserAddr(clear));
-    }
+    let last = crate::futex::LastWord::clear(crate::arch::uaccess::UserAddr(me.clear_child_tid.take()));
     drop(me.set_mm(Some(program.space.clone())));
+    last.wake();
     exit::release_vfork(me);
     own_files(me);
     me.files().close_on_exec();

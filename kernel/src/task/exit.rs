@@ -1,8 +1,9 @@
 //! The end of threads and processes.
 //!
-//! A thread lets go of user memory first (telling whoever waits for that: vfork parents, joiners, holders of robust
-//! locks), then of files and directories, then leaves its process's list. The last one out ends the process: its
-//! children go to the nearest subreaper or to init, its group may become orphaned, and its parent is told.
+//! A thread gives up its robust locks, its files and directories, and leaves its process's list; then it lets go of user
+//! memory, and last it tells whoever waits for that: joiners and vfork parents. So after pthread_join the thread is in nobody's
+//! count, and its joiner may be alone in the address space again (Linux wakes the joiner first). The last one out ends the process:
+//! its children go to the nearest subreaper or to init, its group may become orphaned, and its parent is told.
 
 use super::ids::Pid;
 use super::process::Process;
@@ -11,7 +12,8 @@ use super::signal::state::{Ending, IGNORE};
 use super::signal::{self, Detail, SA_NOCLDWAIT, SigInfo, code, send};
 use super::thread::Thread;
 use super::tree::{TREE, Tree};
-use crate::arch::uaccess::{self, UserAddr};
+use crate::arch::uaccess::UserAddr;
+use crate::futex::LastWord;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -61,7 +63,10 @@ pub fn exit_group(status: i32) {
 pub fn exit_thread(status: i32) -> ! {
     let me = crate::sched::current();
     debug_assert!(me.is_user());
-    release_memory(me);
+    let robust = me.robust_list.take();
+    if robust != 0 && me.try_mm().is_some() {
+        crate::futex::exit_robust_list(UserAddr(robust), me.tid().0);
+    }
     if let Some(files) = me.set_files(None)
         && Arc::strong_count(&files) == 1
     {
@@ -74,6 +79,7 @@ pub fn exit_thread(status: i32) -> ! {
     let uid = me.creds().uid;
     let gone = TREE.lock().leave_thread(tid, uid);
     drop(gone);
+    release_memory(me);
     if last {
         exit_process(&p, status, uid);
     } else {
@@ -84,19 +90,14 @@ pub fn exit_thread(status: i32) -> ! {
     crate::sched::exit_current()
 }
 
-/// What depends on the thread's memory: robust locks, the joiner's futex, the vfork parent; then the memory itself.
+/// Lets go of the thread's memory and tells who waits for that: the joiner's futex and the vfork parent.
 fn release_memory(me: &Thread) {
-    if me.try_mm().is_some() {
-        let robust = me.robust_list.take();
-        if robust != 0 {
-            crate::futex::exit_robust_list(UserAddr(robust), me.tid().0);
-        }
-        let clear = me.clear_child_tid.take();
-        if clear != 0 && uaccess::put_user_u32(UserAddr(clear), 0).is_ok() {
-            crate::futex::wake_one_at(UserAddr(clear));
-        }
-    }
+    let clear = me.clear_child_tid.take();
+    let last = me.try_mm().map(|_| LastWord::clear(UserAddr(clear)));
     drop(me.set_mm(None));
+    if let Some(last) = last {
+        last.wake();
+    }
     release_vfork(me);
 }
 
