@@ -51,6 +51,18 @@ pub fn crc32c(mut crc: u32, data: &[u8]) -> u32 {
     crc
 }
 
+/// Continues the CRC-32 (the polynomial of Ethernet, most significant bit first) `crc` over `data`: the sum of whole
+/// transactions that journals without `metadata_csum` may have. Only recovery needs it, so it is small and not quick.
+pub fn crc32_be(mut crc: u32, data: &[u8]) -> u32 {
+    for &b in data {
+        crc ^= u32::from(b) << 24;
+        for _ in 0..8 {
+            crc = if crc >> 31 != 0 { (crc << 1) ^ 0x04c1_1db7 } else { crc << 1 };
+        }
+    }
+    crc
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +70,7 @@ mod tests {
     #[test]
     fn known_values() {
         assert_eq!(!crc32c(!0, b"123456789"), 0xe306_9283);
+        assert_eq!(!crc32_be(!0, b"123456789"), 0xfc89_1918);
         let long: Vec<u8> = (0..=255).collect();
         assert_eq!(crc32c(crc32c(!0, &long[..13]), &long[13..]), crc32c(!0, &long));
     }

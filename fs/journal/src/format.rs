@@ -308,6 +308,12 @@ impl Layout {
     }
 }
 
+/// Whether a commit block has `sum` as the checksum of its transaction, or none at all.
+pub fn commit_sums_up(b: &[u8], sum: u32) -> bool {
+    let kind = (b.get(0x0c), b.get(0x0d), get32(b, 0x10));
+    kind == (Some(&1), Some(&4), sum) || kind == (Some(&0), Some(&0), 0)
+}
+
 /// A commit block's time: seconds, then nanoseconds.
 pub fn commit_time(b: &[u8]) -> (u64, u32) {
     (get64(b, 0x30), get32(b, 0x38))

@@ -2,7 +2,8 @@
 //!
 //! Three passes over the log, each bounded by the journal's length whatever the log says of itself:
 //! 1. *scan* finds the end: it walks from the tail as long as blocks carry the magic and the expected sequence. A
-//!    transaction counts once its commit block is there and (with checksums) intact.
+//!    transaction counts once its commit block is there and (with checksums) intact. The oldest kind of checksum, in
+//!    file systems without `metadata_csum`, sums up the transaction's descriptor blocks and copies (not its revoke blocks).
 //! 2. *revoke* collects the revoke records of those transactions: a copy is void if its block was revoked in the same or
 //!    a later transaction.
 //! 3. *replay* finds the last valid copy of each block, and only then writes: each block once, in ascending order, after
@@ -14,7 +15,8 @@
 //!
 //! Memory: 24 bytes for each block in the log and for each revoke record.
 
-use crate::format::{Kind, Layout, Tag, commit_time, header, unescape};
+use crate::crc::crc32_be;
+use crate::format::{Kind, Layout, Tag, commit_sums_up, commit_time, header, unescape};
 use crate::io::{Writer, read_block};
 use crate::map::Map;
 use crate::superblock::{SIZE, Superblock};
@@ -107,6 +109,7 @@ struct Log<'a> {
     len: u32,
     start: u32,
     sequence: u32,
+    sums: bool,
 }
 
 /// One block of the log that is not a copy.
@@ -116,7 +119,20 @@ struct Item {
     at: u32,
 }
 
-impl Log<'_> {
+impl<'a> Log<'a> {
+    fn new(device: &'a dyn BlockDevice, map: &'a Map, sb: &Superblock) -> Self {
+        Log {
+            device,
+            map,
+            layout: sb.layout(),
+            first: sb.first(),
+            len: sb.len(),
+            start: sb.start(),
+            sequence: sb.sequence(),
+            sums: sb.has_transaction_sums(),
+        }
+    }
+
     fn read(&self, at: u32, buf: &mut [u8]) -> Result<(), Refusal> {
         let (block, _) = self.map.find(at).ok_or(Refusal::Geometry)?;
         Ok(read_block(self.device, block, buf)?)
@@ -153,17 +169,32 @@ impl Log<'_> {
         Ok(())
     }
 
+    /// Continues the checksum of a transaction over the descriptor block `b`, which is at `at`, and the copies behind it.
+    fn sum(&self, sum: u32, at: u32, b: &[u8]) -> Result<u32, Refusal> {
+        let mut sum = crc32_be(sum, b);
+        let mut copy = vec![0; b.len()];
+        for i in 1..=self.layout.tags(b).count() as u32 {
+            self.read(self.advance(at, i), &mut copy)?;
+            sum = crc32_be(sum, &copy);
+        }
+        Ok(sum)
+    }
+
     /// Pass 1: the sequence after the last complete transaction. A damaged descriptor or revoke block ends the log unless
     /// a commit block follows that is not older than the last: then it was part of a complete transaction.
     fn scan(&self) -> Result<u32, Refusal> {
         let mut end = self.sequence;
         let mut last_time = (0, 0);
         let mut damaged = None;
+        let mut sum = !0;
         self.walk(|item, b| {
             match item.kind {
                 Kind::Descriptor | Kind::Revoke => {
                     if !self.layout.tail_matches(b) {
                         damaged = damaged.or(Some(item.at));
+                    }
+                    if self.sums && item.kind == Kind::Descriptor {
+                        sum = self.sum(sum, item.at, b)?;
                     }
                 }
                 Kind::Commit => {
@@ -171,9 +202,10 @@ impl Log<'_> {
                     if let Some(at) = damaged {
                         return if time >= last_time { Err(Refusal::Corrupt(at)) } else { Ok(false) };
                     }
-                    if !self.layout.commit_matches(b) {
+                    if !self.layout.commit_matches(b) || (self.sums && !commit_sums_up(b, sum)) {
                         return Ok(false);
                     }
+                    sum = !0;
                     last_time = time;
                     end = item.sequence.wrapping_add(1);
                 }
@@ -309,15 +341,7 @@ pub fn recover(device: &dyn BlockDevice, block_size: usize, map: &Map, uuid: &[u
     if sb.start() == 0 {
         return Ok(report);
     }
-    let log = Log {
-        device,
-        map,
-        layout: sb.layout(),
-        first: sb.first(),
-        len: sb.len(),
-        start: sb.start(),
-        sequence: sb.sequence(),
-    };
+    let log = Log::new(device, map, &sb);
     let end = log.scan()?;
     let revoked = log.revokes(end)?;
     let (copies, hits) = log.winners(end, &revoked)?;
@@ -338,15 +362,7 @@ pub fn pending(device: &dyn BlockDevice, block_size: usize, map: &Map, uuid: &[u
     if sb.start() == 0 {
         return Ok(Vec::new());
     }
-    let log = Log {
-        device,
-        map,
-        layout: sb.layout(),
-        first: sb.first(),
-        len: sb.len(),
-        start: sb.start(),
-        sequence: sb.sequence(),
-    };
+    let log = Log::new(device, map, &sb);
     let end = log.scan()?;
     let (copies, _) = log.winners(end, &log.revokes(end)?)?;
     Ok(copies.into_keys().collect())

@@ -5,7 +5,7 @@ use crate::format::{Checksums, Kind, Layout, get32, header, put};
 use crate::recovery::Refusal;
 use alloc::vec::Vec;
 
-/// Compatible feature: the old whole-transaction checksum. Understood by being ignored.
+/// Compatible feature: commit blocks carry a checksum of the whole transaction (the first kind). Read, never written.
 const COMPAT_CHECKSUM: u32 = 1;
 /// Incompatible features.
 const REVOKE: u32 = 1;
@@ -146,6 +146,11 @@ impl Superblock {
             seed: crc32c(!0, &self.uuid()),
             uuid: self.uuid(),
         }
+    }
+
+    /// Whether commit blocks may carry a checksum of their transaction.
+    pub fn has_transaction_sums(&self) -> bool {
+        get32(&self.raw, 0x24) & COMPAT_CHECKSUM != 0 && self.incompat() & (CSUM_V2 | CSUM_V3) == 0
     }
 
     /// The bytes to store, with their checksum brought up to date.

@@ -1,4 +1,10 @@
 //! Journals that e2fsprogs wrote: both recoveries must read the same from them.
+//!
+//! What debugfs writes is not always a journal that is valid to its end, and then both must stop at the same place:
+//! - its estimate of a transaction's length leaves the revoke block out, so the next transaction overwrites the commit block
+//!   (unless the journal is opened anew in between, which finds the true end);
+//! - without `metadata_csum`, `jo -c` turns on the checksum of whole transactions, and debugfs includes revoke blocks in it.
+//!   Linux and e2fsck do not, so for them such a transaction is damaged.
 
 use super::support::*;
 use crate::Refusal;
@@ -31,6 +37,9 @@ fn dirty(image: &Image, open: &str, count: u64, rng: &mut Rng) -> Image {
         let commit = if n + 1 == count && rng.below(2) == 0 { "-c " } else { "" };
         script += &format!("jw -b {} {revoke}{commit}{}\n", list.join(","), file.path());
         files.push(file);
+        if rng.below(2) == 0 {
+            script += &format!("jc\n{open}\n");
+        }
     }
     script += "jc\n";
     let commands = Scratch::with("script", script.as_bytes());
@@ -44,11 +53,13 @@ fn both_recoveries_read_what_debugfs_wrote() {
     let mut rng = Rng(seed("foreign"));
     for (block_size, features) in [(1024, ""), (4096, ""), (1024, "^metadata_csum,^64bit")] {
         let Some(image) = Image::make(24 * 1024, block_size, features) else { return };
-        for open in ["jo", "jo -c -v 2", "jo -c -v 3"] {
+        let rounds = std::env::var("ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+        for open in ["jo", "jo -c -v 2", "jo -c -v 3"].into_iter().cycle().take(3 * rounds) {
+            let state = rng.0;
             let dirty = dirty(&image, open, 1 + rng.below(5), &mut rng);
             let (ours, report) = dirty.recovered().unwrap();
             let (theirs, o) = dirty.recovered_by_e2fsck();
-            assert!(ours.essence() == theirs.essence(), "{open} {block_size}: {report:?} {}", text(&o));
+            assert!(ours.essence() == theirs.essence(), "{open} {block_size} Rng({state}): {report:?} {}", text(&o));
             // e2fsck finds the journal that we left empty, and the file system sound.
             let mut left = ours.clone();
             left.set_needs_recovery();
