@@ -286,6 +286,11 @@ impl Virtqueue {
         self.has_used()
     }
 
+    /// The index of the next used element to take, if the device has written it already.
+    pub fn waiting(&self) -> Option<u16> {
+        self.has_used().then_some(self.last_used)
+    }
+
     /// Asks for no interrupts until [`Virtqueue::arm`]; the device may send some all the same. (With EVENT_IDX nothing need
     /// be done: it sends one per `arm`.)
     pub fn disarm(&mut self) {

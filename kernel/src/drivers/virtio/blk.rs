@@ -141,8 +141,8 @@ impl Interrupt for Wired {
 impl disk::Watched for Disk {
     fn watch(&self) {
         let hardware = self.hardware();
-        let lost = hardware.reap(self);
-        if lost > 0 {
+        if hardware.lost_interrupt() {
+            let lost = hardware.reap(self);
             crate::info!("{}: {lost} answers came without an interrupt", hardware.name());
         }
         if hardware.stuck_rounds() * disk::WATCH_NS >= timeout_ns() {
@@ -405,6 +405,24 @@ impl<T: Transport + Send> VirtioBlk<T> {
             );
         }
         Err(error)
+    }
+
+    /// Whether an answer has been there for a while and nobody takes it. One that just came has its interrupt on the way,
+    /// perhaps to a CPU that the hypervisor does not run at the moment, so the same one must be there a second later.
+    fn lost_interrupt(&self) -> bool {
+        let waiting = || -> SmallVec<[Option<u16>; 4]> {
+            self.rings
+                .iter()
+                .map(|ring| Some(ring.lock()).filter(|r| !r.dead).and_then(|r| r.queue.waiting()))
+                .collect()
+        };
+        let before = waiting();
+        if before.iter().all(Option::is_none) {
+            return false;
+        }
+        let deadline = platform::monotonic_ns() + 1_000_000_000;
+        platform::park(platform::ParkOptions { interruptible: false, deadline_ns: Some(deadline) });
+        before.iter().zip(waiting()).any(|(b, a)| b.is_some() && *b == a)
     }
 
     /// In how many rounds of the watch, one after the other, the same transfer was the oldest. Rounds, not the time that has
