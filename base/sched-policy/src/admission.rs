@@ -77,6 +77,11 @@ impl Admission {
         self.storage.load(Ordering::Acquire)
     }
 
+    /// Tells that every queue has storage for `threads`, given in advance.
+    pub fn set_storage(&self, threads: usize) {
+        self.storage.fetch_max(threads, Ordering::Release);
+    }
+
     /// Accepts one more thread of `class`. `grow(n)` is called when the queues need storage for `n` threads; it makes
     /// sure that every queue has it ([`crate::RunQueue::grow`]) or returns false. Context: as `grow`, which may sleep.
     pub fn reserve(&self, class: QosClass, grow: impl FnOnce(usize) -> bool) -> Result<Reservation<'_>, QueueFull> {

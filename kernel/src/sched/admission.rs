@@ -22,6 +22,15 @@ pub fn admit() -> abi::Result<Reservation<'static>> {
     admit_class(super::current().sched.entity.qos())
 }
 
+/// Gives every queue storage for as many threads as there may be, where that costs little: later, memory may be in pieces.
+/// For at least 64, else false. Once, at boot.
+pub(super) fn provide() -> bool {
+    let most = crate::task::fork::max_threads().next_power_of_two().min(1024);
+    let Some(threads) = [most, 64].into_iter().find(|&n| grow(n)) else { return false };
+    ADMISSION.set_storage(threads);
+    true
+}
+
 /// Gives every queue storage for `threads`. What is allocated and freed is so outside the queues' locks.
 pub(super) fn grow(threads: usize) -> bool {
     (0..percpu::listed()).all(|cpu| grow_one(cpu, threads))

@@ -487,7 +487,7 @@ pub fn init_boot_cpu() {
     for (i, cpu) in CPUS.iter().enumerate().take(percpu::listed()) {
         *cpu.queue.lock() = RunQueue::new(cpu_id(i));
     }
-    if !admission::grow(64) {
+    if !admission::provide() {
         crate::start::stop("no memory for the run queues");
     }
     ONLINE.insert(CpuId::BOOT);
