@@ -235,6 +235,16 @@ impl PageCache {
         }
     }
 
+    /// As the end of a write: for who made pages dirty through a mapping. Context: thread that holds no locks.
+    pub fn throttle(&self) {
+        self.balance();
+    }
+
+    /// Pages written since boot.
+    pub fn pages_written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Waits until a write ends (true), at most for `ns`. True at once if nothing is dirty or being written any more.
     pub fn wait_progress(&self, ns: u64) -> bool {
         let before = self.written.load(Ordering::Relaxed);

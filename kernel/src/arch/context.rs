@@ -75,6 +75,10 @@ pub struct ThreadContext {
     fp_cpu: Cell<usize>,
     /// Whether it is a user thread at all.
     user: bool,
+    /// How often allocations of pages must fail rather than wait (see `mm::oom::NoWait`). The thread's own.
+    pub no_wait: Cell<u32>,
+    /// A fault of this thread made a page of a shared mapping dirty. The thread's own.
+    pub dirtied: Cell<bool>,
     /// The locks it holds (debug builds check their order).
     #[cfg(debug_assertions)]
     held: UnsafeCell<platform::HeldLocks>,
@@ -123,9 +127,17 @@ impl ThreadContext {
             fp,
             fp_cpu: Cell::new(usize::MAX),
             user: !fp.is_null(),
+            no_wait: Cell::new(0),
+            dirtied: Cell::new(false),
             #[cfg(debug_assertions)]
             held: UnsafeCell::new(platform::HeldLocks::new()),
         }
+    }
+
+    /// Whether it is a user thread's.
+    #[inline]
+    pub fn is_user(&self) -> bool {
+        self.user
     }
 
     /// The record of held locks; the running thread's own.

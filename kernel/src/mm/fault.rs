@@ -19,11 +19,11 @@
 
 use super::frames::{self, For, Frame};
 use super::object::Mappable;
-use super::oom::{self, Outcome};
+use super::oom::{self, NoWait, Outcome};
 use super::space::{AddressSpace, Map, current};
 use super::vma::{Backing, Prot, STACK_GUARD, VmFlags, Vma, attrs_of};
 use super::{PAGE_SIZE, TASK_SIZE};
-use crate::arch::context::{self, SIGNAL_PENDING};
+use crate::arch::context;
 use crate::arch::percpu::{self, Counter};
 use crate::arch::tlb;
 use crate::arch::trap::{Access, FaultSignal, TrapFrame};
@@ -45,7 +45,7 @@ pub enum FaultError {
     Bus,
     /// Memory is exhausted and nobody can be killed for it.
     NoMemory,
-    /// A signal came while the thread waited for memory.
+    /// The thread is to be killed, so it does not wait for memory.
     Interrupted,
 }
 
@@ -78,10 +78,16 @@ enum Step {
 #[inline]
 pub fn user_fault(addr: u64, access: Access, frame: &TrapFrame) -> Result<(), FaultSignal> {
     let Some(space) = current() else { return Err(FaultError::NotMapped.signal(addr)) };
-    match space.fault(addr as usize, access) {
+    let done = space.fault(addr as usize, access);
+    let from_user = frame.pstate & 0xf == 0;
+    if context::current().dirtied.take() && from_user {
+        // Here, since nothing is locked: a copy routine's caller may hold what write-back needs.
+        super::reclaim::page_cache().throttle();
+    }
+    match done {
         Ok(()) => Ok(()),
-        // From user mode the signal is taken first, and the access made again after; a copy must end.
-        Err(FaultError::Interrupted) if frame.pstate & 0xf == 0 => Ok(()),
+        // From user mode the signal is taken now; a copy must end.
+        Err(FaultError::Interrupted) if from_user => Ok(()),
         Err(e) => Err(e.signal(addr)),
     }
 }
@@ -105,13 +111,25 @@ fn permits(pte: Pte, access: Access) -> bool {
         }
 }
 
+/// Notes that this thread made a page of `object` dirty: it must not do that faster than pages are written.
+#[inline]
+fn note_dirty(object: &dyn Mappable, wrote: bool) {
+    if wrote && object.tracks_dirty() {
+        context::current().dirtied.set(true);
+    }
+}
+
 impl AddressSpace {
     /// Makes `access` to `addr` possible. May sleep; the caller holds no lock of rank ADDRESS_SPACE or above.
     pub fn fault(&self, addr: usize, access: Access) -> Result<(), FaultError> {
         loop {
             let map = self.map.read();
             let step = match map.areas.find(addr) {
-                Some(area) if allows(area.value.prot, access) => self.resolve(area, page_down(addr), access),
+                Some(area) if allows(area.value.prot, access) => {
+                    // Write-back changes mappings, so nobody may wait for it with the map locked.
+                    let _no_wait = NoWait::new();
+                    self.resolve(area, page_down(addr), access)
+                }
                 Some(_) => Step::Fail(FaultError::Denied),
                 None => {
                     drop(map);
@@ -124,10 +142,11 @@ impl AddressSpace {
                 Step::Done => return Ok(()),
                 Step::Retry => platform::relax(),
                 Step::NoMemory => {
-                    if oom::out_of_memory() == Outcome::Hopeless {
+                    // Without process 1 there is no system: it waits.
+                    if oom::out_of_memory() == Outcome::Hopeless && !oom::is_init() {
                         return Err(FaultError::NoMemory);
                     }
-                    if context::current().flags.load(Ordering::Relaxed) & SIGNAL_PENDING != 0 {
+                    if oom::is_doomed() {
                         // Perhaps this thread's process is the one that was chosen.
                         return Err(FaultError::Interrupted);
                     }
@@ -269,6 +288,7 @@ impl AddressSpace {
             self.rss.anon.fetch_add(1, Ordering::Relaxed);
             return Step::Done;
         }
+        note_dirty(object, access == Access::Write && !private);
         let writable = !private && (access == Access::Write || !object.tracks_dirty());
         if !self.install(slot, page, vma, writable) {
             return Step::Retry;
@@ -331,7 +351,7 @@ impl AddressSpace {
                     }
                     return Step::Retry;
                 }
-                Ok(_) => {}
+                Ok(_) => note_dirty(&**object, true),
                 Err(Errno::ENOMEM) => return Step::NoMemory,
                 Err(_) => return Step::Fail(FaultError::Bus),
             }

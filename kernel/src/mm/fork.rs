@@ -7,13 +7,13 @@
 use super::frames::{self, Frame};
 use super::space::{AddressSpace, Map};
 use super::vma::{VmFlags, Vma};
-use super::{KernelMem, fault::FILE_PAGE};
+use super::{KernelMem, fault::FILE_PAGE, oom};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use mm_core::pte::Pte;
-use mm_core::table::PageTable;
+use mm_core::table::{PageTable, PhysMem};
 use mm_core::vma::AreaMap;
 
 /// What copying one area did.
@@ -26,39 +26,22 @@ struct Copied {
 }
 
 impl AddressSpace {
-    /// A copy for a child process. `ENOMEM`. May sleep.
+    /// A copy for a child process. `ENOMEM` where the limits do not allow it, or nothing can be done for memory. May sleep.
     pub fn fork_from(parent: &AddressSpace) -> Result<Arc<AddressSpace>> {
+        // Each try starts over: nobody may wait for memory with the map locked.
+        oom::insist(|| Self::try_fork(parent).transpose()).unwrap_or(Err(Errno::ENOMEM))
+    }
+
+    /// `None` if there was no memory just now.
+    fn try_fork(parent: &AddressSpace) -> Result<Option<Arc<AddressSpace>>> {
         let guard = parent.map.write();
-        let mut areas = AreaMap::new();
-        let (mut total, mut data) = (0, 0);
-        areas.try_reserve(guard.areas.len()).map_err(|_| Errno::ENOMEM)?;
-        // From the highest down: that adds at the end.
-        for e in guard.areas.iter().rev().filter(|e| !e.value.flags.contains(VmFlags::DONTFORK)) {
-            let mut value: Vma = e.value.clone();
-            value.flags -= VmFlags::LOCKED;
-            total += e.len();
-            data += if value.is_accounted() { e.len() } else { 0 };
-            areas.insert(e.range(), value);
-        }
-        super::map::commit(data)?;
-        let map = Map {
-            areas,
-            layout: guard.layout,
-            brk_start: guard.brk_start,
-            brk: guard.brk,
-            total,
-            data,
-            locked: 0,
-            lock_future: false,
-            limits: guard.limits,
+        let (map, data) = copy_map(&guard)?;
+        let Some(root) = KernelMem.alloc_table() else {
+            drop(guard);
+            super::map::uncommit(data);
+            return Ok(None);
         };
-        let child = match AddressSpace::with(map, parent.wx_allowed()) {
-            Ok(c) => c,
-            Err(e) => {
-                super::map::uncommit(data);
-                return Err(e);
-            }
-        };
+        let child = AddressSpace::with(root, map, parent.wx_allowed());
         let mut copied = Copied::default();
         let skip = VmFlags::DONTFORK | VmFlags::WIPEONFORK;
         for e in guard.areas.iter().filter(|e| !e.value.flags.intersects(skip)) {
@@ -71,11 +54,42 @@ impl AddressSpace {
         child.rss.anon.store(copied.anon, Ordering::Relaxed);
         child.rss.file.store(copied.file, Ordering::Relaxed);
         drop(guard);
+        if copied.failed {
+            return Ok(None);
+        }
         if super::space::sabotage().0 {
             child.unshare_all();
         }
-        if copied.failed { Err(Errno::ENOMEM) } else { Ok(child) }
+        Ok(Some(child))
     }
+}
+
+/// The child's map, and how many of its bytes were committed.
+fn copy_map(parent: &Map) -> Result<(Map, usize)> {
+    let mut areas = AreaMap::new();
+    let (mut total, mut data) = (0, 0);
+    areas.try_reserve(parent.areas.len()).map_err(|_| Errno::ENOMEM)?;
+    // From the highest down: that adds at the end.
+    for e in parent.areas.iter().rev().filter(|e| !e.value.flags.contains(VmFlags::DONTFORK)) {
+        let mut value: Vma = e.value.clone();
+        value.flags -= VmFlags::LOCKED;
+        total += e.len();
+        data += if value.is_accounted() { e.len() } else { 0 };
+        areas.insert(e.range(), value);
+    }
+    super::map::commit(data)?;
+    let map = Map {
+        areas,
+        layout: parent.layout,
+        brk_start: parent.brk_start,
+        brk: parent.brk,
+        total,
+        data,
+        locked: 0,
+        lock_future: false,
+        limits: parent.limits,
+    };
+    Ok((map, data))
 }
 
 impl AddressSpace {

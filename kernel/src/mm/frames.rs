@@ -229,7 +229,13 @@ pub fn alloc(order: usize) -> Option<Frame> {
     if order > MAX_ORDER {
         return None;
     }
-    let first = BUDDY.lock().alloc(memmap(), order);
+    let mut buddy = BUDDY.lock();
+    let first = buddy.alloc(memmap(), order);
+    let low = buddy.free_frames() < super::reclaim::low_mark();
+    drop(buddy);
+    if low {
+        super::reclaim::wake();
+    }
     // Single frames that the caches hold may be all that a larger block lacks.
     first
         .or_else(|| {
@@ -254,6 +260,16 @@ pub fn drain() {
         let mut cache = cache.0.lock();
         spill(&mut cache, CACHE);
     }
+}
+
+/// Frames that an allocation on any CPU can have: those in other CPUs' caches are none.
+pub fn available() -> usize {
+    BUDDY.lock().free_frames()
+}
+
+/// Whether user memory can have `frames` more now, from any CPU.
+pub fn has_room(frames: usize) -> bool {
+    available() > RESERVE.load(Ordering::Relaxed) + frames
 }
 
 /// Free frames, cached ones included.
@@ -395,16 +411,58 @@ fn place(within: Range<u64>, bytes: u64, reserved: &[Range<u64>]) -> Option<u64>
 /// The page hooks of the crate `platform`, see `platform_impl.rs`. A page is its frame's number.
 pub mod hooks {
     use super::{For, Frame, alloc_one, alloc_zeroed};
+    use crate::arch::context;
+    use crate::mm::{oom, reclaim};
 
-    /// Allocates; 0 when memory is exhausted and nothing can be reclaimed.
+    /// After so long a wait the reserve is used: the caller may hold what write-back needs.
+    const PATIENCE_NS: u64 = 200_000_000;
+
+    /// Allocates. Waits for memory where the caller may sleep and is not inside a fault ([`oom::NoWait`]). 0 when there is none
+    /// and waiting brings none.
     pub fn page_alloc(zeroed: bool) -> usize {
+        take(zeroed, For::User).unwrap_or_else(|| wait_for_page(zeroed))
+    }
+
+    #[inline]
+    fn take(zeroed: bool, whom: For) -> Option<usize> {
+        let frame = if zeroed { alloc_zeroed(whom) } else { alloc_one(whom) };
+        frame.map(|f| f.0 as usize)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_page(zeroed: bool) -> usize {
+        let reserve = || take(zeroed, For::Kernel).unwrap_or(0);
+        if !platform::may_sleep() {
+            return reserve();
+        }
+        reclaim::now(32);
+        if let Some(page) = take(zeroed, For::User) {
+            return page;
+        }
+        let me = context::current();
+        if me.no_wait.get() > 0 {
+            return 0;
+        }
+        if !me.is_user() {
+            // A thread of the kernel: others wait for its work.
+            return reserve();
+        }
+        let begun = platform::monotonic_ns();
         loop {
-            let frame = if zeroed { alloc_zeroed(For::User) } else { alloc_one(For::User) };
-            if let Some(f) = frame {
-                return f.0 as usize;
+            if oom::is_doomed() {
+                return reserve();
             }
-            if !crate::mm::oom::reclaim() {
+            if oom::out_of_memory() == oom::Outcome::Hopeless {
                 return 0;
+            }
+            if let Some(page) = take(zeroed, For::User) {
+                return page;
+            }
+            if platform::monotonic_ns() - begun > PATIENCE_NS
+                && let Some(page) = take(zeroed, For::Kernel)
+            {
+                return page;
             }
         }
     }

@@ -111,10 +111,13 @@ fn order_of(layout: &Layout) -> usize {
     bytes.div_ceil(PAGE_SIZE).next_power_of_two().trailing_zeros() as usize
 }
 
+/// Blocks up to this order come together when enough single frames are reclaimed; larger ones may never.
+const PERSISTENT: usize = 3;
+
 #[cold]
 fn alloc_large(layout: Layout) -> *mut u8 {
     let got = try_large(&layout);
-    if got.is_null() && order_of(&layout) == 0 { starved(layout) } else { got }
+    if got.is_null() && order_of(&layout) <= PERSISTENT { starved(layout) } else { got }
 }
 
 fn try_large(layout: &Layout) -> *mut u8 {

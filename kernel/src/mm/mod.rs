@@ -88,7 +88,10 @@ impl PhysMem for KernelMem {
 
     fn alloc_table(&self) -> Option<u64> {
         // On behalf of a program, so not from the reserve.
-        let frame = frames::alloc_zeroed(frames::For::User)?;
+        let frame = frames::alloc_zeroed(frames::For::User).or_else(|| {
+            reclaim::now(32);
+            frames::alloc_zeroed(frames::For::User)
+        })?;
         frame.info().set_use(mm_core::frame::FrameState::Table, 0);
         TABLE_FRAMES.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
         Some(frame.pa())

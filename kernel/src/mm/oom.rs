@@ -2,12 +2,18 @@
 //!
 //! A failed allocation first asks the registered shrinkers (page caches) to give back what they can; then, for user memory,
 //! a process is killed: the one with the largest resident set, weighted by its adjustment, and the log says which and why.
-//! Kernel allocations simply fail (`ENOMEM`); the reserve in [`super::frames`] keeps the small ones going meanwhile.
+//! Small kernel allocations use the reserve in [`super::frames`] meanwhile, and when that is gone too they wait.
+//!
+//! Who waits for memory holds no address space's lock: write-back protects mappings, and reclaim empties them. A fault
+//! allocates under its map's lock, so there allocations fail at once ([`NoWait`]), and the fault starts over after the wait;
+//! fork does the same. Locks of file systems may be held (a write that copies from user memory): nobody who writes back needs
+//! them, and whoever is killed while it waits for one is given up after a while and another one is killed.
 //!
 //! The process table is not mm's: whoever has it registers [`Processes`].
 
+use crate::arch::context;
 use crate::arch::percpu::{self, Counter};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use sync::{LockClass, Mutex, Once, rank};
 
 /// A process as the killer sees it.
@@ -19,6 +25,8 @@ pub struct Candidate<'a> {
     pub name: &'a str,
     /// Resident pages, page tables included.
     pub rss: usize,
+    /// Descriptors that its table has room for.
+    pub files: usize,
     /// `/proc/PID/oom_score_adj`, -1000 (never) to 1000.
     pub adjust: i32,
     /// It is being killed already: memory will come back without another victim.
@@ -74,7 +82,58 @@ pub enum Outcome {
     Hopeless,
 }
 
-/// User memory could not be allocated. Context: thread that holds no locks; may sleep.
+/// While it lives, this thread's allocations of pages fail rather than wait: it holds a lock that write-back, or who is to be
+/// killed, may need. It then drops the lock, calls [`out_of_memory`], and tries again.
+#[derive(Debug)]
+pub struct NoWait(());
+
+impl NoWait {
+    /// From now on.
+    #[inline]
+    pub fn new() -> NoWait {
+        let depth = &context::current().no_wait;
+        depth.set(depth.get() + 1);
+        NoWait(())
+    }
+}
+
+impl Drop for NoWait {
+    #[inline]
+    fn drop(&mut self) {
+        let depth = &context::current().no_wait;
+        depth.set(depth.get() - 1);
+    }
+}
+
+/// Whether the calling thread is to be killed, so that it need not wait for memory and may use the reserve.
+pub fn is_doomed() -> bool {
+    context::current().is_user() && crate::task::exit::must_die(crate::sched::current())
+}
+
+/// Whether the calling thread is process 1's.
+pub fn is_init() -> bool {
+    context::current().is_user() && crate::sched::current().process.pid.0 == 1
+}
+
+/// Repeats `attempt` until it gets its memory, and does what can be done for that in between. `None` if nothing helps, the
+/// thread is to be killed, or it may not sleep. Context: thread that holds no address space's lock.
+#[inline]
+pub fn insist<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    loop {
+        if let Some(got) = attempt() {
+            return Some(got);
+        }
+        if !platform::may_sleep() || is_doomed() || out_of_memory() == Outcome::Hopeless {
+            return None;
+        }
+    }
+}
+
+/// A victim that has not ended after so long is held up by somebody who waits for memory: another one is chosen.
+const VICTIM_NS: u64 = 5_000_000_000;
+static KILLED: AtomicU64 = AtomicU64::new(0);
+
+/// User memory could not be allocated. Context: thread that holds no address space's lock; may sleep.
 pub fn out_of_memory() -> Outcome {
     if reclaim() || super::reclaim::wait_for_write_back() {
         return Outcome::Retry;
@@ -82,7 +141,7 @@ pub fn out_of_memory() -> Outcome {
     let _one = KILLER.lock();
     // What other CPUs keep may be all that is needed.
     super::frames::drain();
-    if super::frames::free_count() > 2 * super::frames::reserve() {
+    if super::frames::has_room(64) || super::reclaim::desperately(64) > 0 {
         return Outcome::Retry;
     }
     let Some(processes) = PROCESSES.get() else { return Outcome::Hopeless };
@@ -94,7 +153,8 @@ pub fn out_of_memory() -> Outcome {
         if c.dying || c.adjust <= -1000 {
             return;
         }
-        let score = c.rss as i64 + c.adjust as i64 * total / 1000;
+        // What is open costs kernel memory: a pipe about half a page for each end, with nothing in it.
+        let score = c.rss as i64 + (c.files / 2) as i64 + c.adjust as i64 * total / 1000;
         if victim.as_ref().is_none_or(|v| score > v.0) {
             let mut name = [0; 16];
             let n = c.name.len().min(15);
@@ -102,15 +162,16 @@ pub fn out_of_memory() -> Outcome {
             victim = Some((score, c.pid, c.rss, name));
         }
     });
-    if dying {
+    let now = platform::monotonic_ns();
+    if dying && now.saturating_sub(KILLED.load(Ordering::Relaxed)) < VICTIM_NS {
         // Its memory comes back when it has run to its end.
-        platform::park(platform::ParkOptions {
-            interruptible: true,
-            deadline_ns: Some(platform::monotonic_ns() + 2_000_000),
-        });
-        return Outcome::Retry;
+        return rest(now);
     }
-    let Some((_, pid, rss, name)) = victim else { return Outcome::Hopeless };
+    let Some((_, pid, rss, name)) = victim else {
+        // What the last victim leaves may be on its way still.
+        let recent = now.saturating_sub(KILLED.load(Ordering::Relaxed)) < VICTIM_NS;
+        return if recent { rest(now) } else { Outcome::Hopeless };
+    };
     let name = core::str::from_utf8(&name).unwrap_or("?").trim_end_matches('\0');
     crate::error!(
         "out of memory: {} of {} frames free; killing process {pid} ({name}), the largest: {rss} pages resident",
@@ -118,5 +179,11 @@ pub fn out_of_memory() -> Outcome {
         total
     );
     percpu::count(Counter::OomKills);
+    KILLED.store(now, Ordering::Relaxed);
     if (processes.kill)(pid) { Outcome::Retry } else { Outcome::Hopeless }
+}
+
+fn rest(now: u64) -> Outcome {
+    platform::park(platform::ParkOptions { interruptible: false, deadline_ns: Some(now + 2_000_000) });
+    Outcome::Retry
 }

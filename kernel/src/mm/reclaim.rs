@@ -40,6 +40,9 @@ pub fn page_cache() -> &'static Arc<PageCache> {
     }
 }
 
+/// How long no write may end before dirty memory counts as lost for reclaim.
+const STALL_NS: u64 = 10_000_000_000;
+
 /// Below this the reclaim thread works.
 pub fn low_mark() -> usize {
     frames::reserve() * 3 / 2 + 64
@@ -85,7 +88,11 @@ extern "C" fn kswapd(_: usize) {
         let mut got = false;
         // Bounded: what cannot be freed now will be asked for again.
         for _ in 0..64 {
-            let free = frames::free_count();
+            if frames::available() < high_mark() {
+                // What other CPUs keep is no use to who waits.
+                frames::drain();
+            }
+            let free = frames::available();
             if free >= high_mark() {
                 got = true;
                 break;
@@ -121,18 +128,48 @@ fn direct(target: usize) -> usize {
     let options = ParkOptions { interruptible: false, deadline_ns: Some(platform::monotonic_ns() + 20_000_000) };
     // Briefly: the caller may hold the lock of the very address space whose pages are to go.
     let done = || (ROUNDS.load(Ordering::Acquire) > before).then_some(());
-    let _ = ROUND.wait_until(options, done);
-    usize::from(PROGRESS.load(Ordering::Relaxed))
+    let finished = ROUND.wait_until(options, done).is_ok();
+    usize::from(finished && PROGRESS.load(Ordering::Relaxed))
 }
 
-/// Waits for write-back to make pages clean; whether it did. Context: thread that holds no address space's lock.
+/// Frees up to `target` clean pages without waiting for anything; returns how many. Context: any (nothing where the caller
+/// may not sleep, as locks may be held then that reclaim takes).
+#[cold]
+pub fn now(target: usize) -> usize {
+    match CACHE.get() {
+        Some(cache) if platform::may_sleep() => cache.shrink(Shrink { target, unmap: true, all: false }),
+        _ => 0,
+    }
+}
+
+/// As [`now`], and takes pages however often they were used: before somebody is killed.
+#[cold]
+pub fn desperately(target: usize) -> usize {
+    match CACHE.get() {
+        Some(cache) if platform::may_sleep() => cache.shrink(Shrink { target, unmap: true, all: true }),
+        _ => 0,
+    }
+}
+
+/// Waits a moment for write-back to make pages clean; whether there is hope that it will. Context: thread that holds no
+/// address space's lock.
 pub fn wait_for_write_back() -> bool {
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    static SINCE: AtomicU64 = AtomicU64::new(0);
+    static LOOKED: AtomicU64 = AtomicU64::new(0);
     let cache = page_cache();
     if !platform::may_sleep() || cache.unwritten_bytes() == 0 {
         return false;
     }
     cache.wake_flusher();
-    cache.wait_progress(500_000_000)
+    let moved = cache.wait_progress(100_000_000);
+    let (now, written) = (platform::monotonic_ns(), cache.pages_written());
+    let looked = LOOKED.swap(now, Ordering::Relaxed);
+    // A slow disk is no reason to kill; a dead one is.
+    if moved || SEEN.swap(written, Ordering::Relaxed) != written || now.saturating_sub(looked) > STALL_NS / 4 {
+        SINCE.store(now, Ordering::Relaxed);
+    }
+    now.saturating_sub(SINCE.load(Ordering::Relaxed)) < STALL_NS
 }
 
 /// `/proc/sys/vm/drop_caches`: 1 drops clean pages, 2 unused directory entries and inodes, 3 both.

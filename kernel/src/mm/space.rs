@@ -122,25 +122,24 @@ impl AddressSpace {
     /// An empty space with a random layout. `ENOMEM`.
     pub fn new() -> Result<Arc<AddressSpace>> {
         let layout = Layout::random();
-        Self::with(
-            Map {
-                areas: AreaMap::new(),
-                layout,
-                brk_start: 0,
-                brk: 0,
-                total: 0,
-                data: 0,
-                locked: 0,
-                lock_future: false,
-                limits: Limits::default(),
-            },
-            false,
-        )
+        let map = Map {
+            areas: AreaMap::new(),
+            layout,
+            brk_start: 0,
+            brk: 0,
+            total: 0,
+            data: 0,
+            locked: 0,
+            lock_future: false,
+            limits: Limits::default(),
+        };
+        let root = super::oom::insist(|| KernelMem.alloc_table()).ok_or(Errno::ENOMEM)?;
+        Ok(Self::with(root, map, false))
     }
 
-    pub(super) fn with(map: Map, wx: bool) -> Result<Arc<AddressSpace>> {
+    /// A space with the empty table `root`.
+    pub(super) fn with(root: u64, map: Map, wx: bool) -> Arc<AddressSpace> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let root = KernelMem.alloc_table().ok_or(Errno::ENOMEM)?;
         let space = Arc::new_cyclic(|me| AddressSpace {
             link: Link::new(me),
             map: RwLock::new(&MAP_CLASS, map),
@@ -154,7 +153,7 @@ impl AddressSpace {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         });
         rmap::add(&space);
-        Ok(space)
+        space
     }
 
     /// A number that no other space ever had, for keys.

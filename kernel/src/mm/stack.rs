@@ -48,8 +48,12 @@ pub struct KernelStack {
 }
 
 impl KernelStack {
-    /// A stack of undefined content; `None` when memory is exhausted.
+    /// A stack of undefined content; waits for memory where the caller may sleep. `None` when it is exhausted.
     pub fn new() -> Option<KernelStack> {
+        super::oom::insist(Self::take)
+    }
+
+    fn take() -> Option<KernelStack> {
         let mut cache = CACHES[platform::cpu_id()].0.lock();
         if cache.len > 0 {
             cache.len -= 1;

@@ -63,14 +63,20 @@ fn oom_candidates(each: &mut dyn FnMut(crate::mm::oom::Candidate<'_>)) {
     let mut from = 2;
     while let Some(p) = process::next_from(from) {
         from = p.pid.0 + 1;
-        let Some(t) = p.any_thread() else { continue };
-        let Some(mm) = t.mm_of() else { continue };
-        let (anon, file) = mm.rss();
         let dying = exit::is_ending(&p);
+        let Some(t) = p.any_thread() else { continue };
+        let (anon, file) = match t.mm_of() {
+            Some(mm) => mm.rss(),
+            // It has files left to close.
+            None if dying => (0, 0),
+            None => continue,
+        };
+        let files = t.files_of().map_or(0, |f| f.capacity());
         each(crate::mm::oom::Candidate {
             pid: p.pid.0,
             name: &t.name_str(),
             rss: anon + file,
+            files,
             adjust: p.oom_adjust.load(core::sync::atomic::Ordering::Relaxed),
             dying,
         });
