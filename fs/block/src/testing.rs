@@ -1,4 +1,5 @@
-//! Devices for tests on the host: one that remembers, one that fails, one that is a file.
+//! Devices for tests on the host: one that remembers, one that fails, one that is a file, and
+//! one that shares an image with others.
 //!
 //! [`RecordingDisk`] keeps every write and flush in order; its [`Recording`] then builds what a power cut at any moment
 //! could have left on the medium. [`FaultyDisk`] fails on demand, holds requests back, and vanishes. [`FileDisk`] lets
@@ -6,8 +7,10 @@
 
 mod faulty;
 mod file;
+mod overlay;
 mod recording;
 
 pub use faulty::{Fault, FaultyDisk, What};
 pub use file::FileDisk;
+pub use overlay::OverlayDisk;
 pub use recording::{Cursor, Event, Recording, RecordingDisk};

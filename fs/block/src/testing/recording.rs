@@ -8,6 +8,7 @@ use crate::device::{BlockDevice, Geometry};
 use crate::memdisk::MemDisk;
 use crate::request::{Op, Request};
 use crate::stats::Stats;
+use crate::testing::OverlayDisk;
 use crate::{SECTOR_SHIFT, SECTOR_SIZE};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::Vec;
@@ -156,7 +157,7 @@ impl Recording {
 
     /// A cursor at cut 0.
     pub fn cursor(&self) -> Cursor<'_> {
-        Cursor { recording: self, durable: self.base.clone(), flushed: 0, cut: 0 }
+        Cursor { recording: self, durable: Arc::new(self.base.clone()), flushed: 0, cut: 0 }
     }
 }
 
@@ -169,7 +170,7 @@ fn apply(image: &mut [u8], sector: u64, data: &[u8]) {
 #[derive(Debug)]
 pub struct Cursor<'a> {
     recording: &'a Recording,
-    durable: Vec<u8>,
+    durable: Arc<Vec<u8>>,
     /// Events before this one are all in `durable`.
     flushed: usize,
     cut: usize,
@@ -182,7 +183,8 @@ impl Cursor<'_> {
         let last = self.recording.events[..cut].iter().rposition(|e| *e == Event::Flush);
         for event in &self.recording.events[self.flushed..last.unwrap_or(0).max(self.flushed)] {
             if let Event::Write { sector, data, .. } = event {
-                apply(&mut self.durable, *sector, data);
+                // Copied only while a disk that shares it is alive.
+                apply(Arc::make_mut(&mut self.durable).as_mut_slice(), *sector, data);
             }
         }
         self.flushed = self.flushed.max(last.unwrap_or(0));
@@ -208,17 +210,22 @@ impl Cursor<'_> {
     }
 
     /// The medium after a cut here; `keep(event, block of it)` decides about what was not durable.
-    pub fn image(&self, mut keep: impl FnMut(usize, usize) -> bool) -> Vec<u8> {
-        let mut image = self.durable.clone();
+    pub fn image(&self, keep: impl FnMut(usize, usize) -> bool) -> Vec<u8> {
+        self.disk(keep).to_image()
+    }
+
+    /// As [`Cursor::image`], as a disk that shares the durable image.
+    pub fn disk(&self, mut keep: impl FnMut(usize, usize) -> bool) -> OverlayDisk {
+        let disk = OverlayDisk::new(self.durable.clone());
         let block = self.recording.block;
         for (index, event) in self.recording.events[..self.cut].iter().enumerate().skip(self.flushed) {
             let Event::Write { sector, data, fua } = event else { continue };
             for (piece, bytes) in data.chunks(block).enumerate() {
                 if *fua || keep(index, piece) {
-                    apply(&mut image, sector + (piece * block / SECTOR_SIZE) as u64, bytes);
+                    disk.put(sector + (piece * block / SECTOR_SIZE) as u64, bytes);
                 }
             }
         }
-        image
+        disk
     }
 }

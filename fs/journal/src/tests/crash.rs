@@ -10,7 +10,7 @@
 
 use super::support::*;
 use crate::{BufferCache, Checksums, Journal, Options};
-use block::testing::{Event, Recording, RecordingDisk};
+use block::testing::{Event, OverlayDisk, Recording, RecordingDisk};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -149,16 +149,18 @@ fn run(image: Image, seed: u64, ops: u64, options: Options) -> Done {
 
 impl Done {
     /// Checks one recovered disk against the model.
-    fn check(&self, after: &Image, acked: u64) -> Result<(), String> {
-        let counter = u64::from_le_bytes(after.block(after.free[0])[..8].try_into().unwrap());
+    fn check(&self, after: &OverlayDisk, acked: u64) -> Result<(), String> {
+        let size = self.image.block_size;
+        let read = |block: u64| after.read(block as usize * size, size);
+        let counter = u64::from_le_bytes(read(self.image.free[0])[..8].try_into().unwrap());
         if !(acked..=self.ops).contains(&counter) {
             return Err(format!("operation {counter} recovered, {acked} acknowledged"));
         }
         for (i, history) in self.history.iter().enumerate() {
-            let block = after.free[1 + i];
+            let block = self.image.free[1 + i];
             let owner = history.iter().rev().find(|(op, _)| *op <= counter).map_or(Owner::Free, |h| h.1);
             if let Owner::Meta(op) | Owner::Data(op) = owner
-                && after.block(block) != content(op, block, after.block_size)
+                && read(block) != content(op, block, size)
             {
                 return Err(format!("block {block} is not as {owner:?} left it (state {counter})"));
             }
@@ -185,18 +187,19 @@ fn matrix(cuts: u64, seed: u64, options: Options) -> Result<String, String> {
             let tries = if cursor.volatile_blocks() == 0 { 1 } else { 4 };
             for subset in 0..tries {
                 let share = rng.below(100);
-                let bytes = cursor.image(|_, _| match subset {
+                let disk = cursor.disk(|_, _| match subset {
                     0 => false,
                     1 => true,
                     _ => rng.below(100) < share,
                 });
-                let cut_image = done.image.with(bytes);
                 let what = format!("SEED={seed} round {round} cut {cut} subset {subset}");
-                let (ours, _) = cut_image.recovered().map_err(|e| format!("{what}: {e}"))?;
+                let ours = disk.fork();
+                crate::recover(&ours, image.block_size, &image.map, &image.uuid).map_err(|e| format!("{what}: {e}"))?;
                 done.check(&ours, acked).map_err(|e| format!("{what}: {e}"))?;
                 tried += 1;
                 if rng.below(100) == 0 {
-                    judge(&cut_image, &ours).map_err(|e| format!("{what}: {e}"))?;
+                    judge(&image.with(disk.to_image()), &image.with(ours.to_image()))
+                        .map_err(|e| format!("{what}: {e}"))?;
                     judged += 1;
                 }
             }
