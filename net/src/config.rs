@@ -10,9 +10,10 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use sync::{LockClass, SpinLock};
 
+static CHANGE: LockClass = LockClass::new("net config change", 559);
 static CLASS: LockClass = LockClass::new("net config", 560);
 
 /// Index of the loopback interface.
@@ -51,6 +52,8 @@ pub struct NetIf {
     pub name: String,
     /// The device; `None` for loopback.
     pub device: Option<Arc<dyn NetDevice>>,
+    /// What its largest packet was set to; 0: what the device carries.
+    pub(crate) mtu: AtomicUsize,
     /// Counters.
     pub counters: IfCounters,
 }
@@ -58,7 +61,10 @@ pub struct NetIf {
 impl NetIf {
     /// The largest IP packet.
     pub fn mtu(&self) -> usize {
-        self.device.as_ref().map_or(LOOPBACK_MTU, |d| d.mtu())
+        match self.mtu.load(Ordering::Relaxed) {
+            0 => self.device.as_ref().map_or(LOOPBACK_MTU, |d| d.mtu()),
+            n => n,
+        }
     }
     /// The link-layer address.
     pub fn mac(&self) -> [u8; 6] {
@@ -90,6 +96,34 @@ pub struct Route {
     pub index: u32,
     /// Lower is better, among equally long prefixes.
     pub metric: u32,
+    /// Where it comes from (`RTPROT_*`).
+    pub origin: u8,
+}
+
+impl Route {
+    /// `RTPROT_KERNEL`: of an address that was configured.
+    pub const KERNEL: u8 = 2;
+    /// `RTPROT_BOOT`: by hand.
+    pub const BOOT: u8 = 3;
+    /// `RTPROT_RA`: advertised.
+    pub const RA: u8 = 9;
+
+    /// Whether it is the route to that network.
+    pub fn covers(&self, dst: IpAddr, prefix: u8) -> bool {
+        self.prefix == prefix && matches(self.dst, dst, prefix)
+    }
+}
+
+/// The network's address: `addr` without the bits behind `prefix`.
+pub fn network(addr: IpAddr, prefix: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(a) => {
+            Ipv4Addr::from(u32::from(a) & u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)).into()
+        }
+        IpAddr::V6(a) => {
+            Ipv6Addr::from(u128::from(a) & u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0)).into()
+        }
+    }
 }
 
 /// Everything configured.
@@ -210,22 +244,32 @@ impl Config {
     }
 }
 
-/// The current configuration.
+/// CPUs' copies of the configuration.
+const SHARDS: usize = 16;
+
+/// The current configuration. Every CPU reads a copy of its own, so that packets on two CPUs share neither a lock nor a
+/// reference count; a change, under `change`, replaces them one after the other.
 pub(crate) struct Shared {
-    current: SpinLock<Arc<Config>>,
+    current: [SpinLock<Arc<Config>>; SHARDS],
+    change: SpinLock<()>,
     generation: AtomicU64,
 }
 
 impl Shared {
     pub fn new(config: Config) -> Shared {
-        Shared { current: SpinLock::new(&CLASS, Arc::new(config)), generation: AtomicU64::new(1) }
+        let copy = |_| SpinLock::new(&CLASS, Arc::new(config.clone()));
+        Shared {
+            current: core::array::from_fn(copy),
+            change: SpinLock::new(&CHANGE, ()),
+            generation: AtomicU64::new(1),
+        }
     }
 }
 
 impl Stack {
     /// The configuration now.
     pub fn config(&self) -> Arc<Config> {
-        self.shared.current.lock().clone()
+        self.shared.current[platform::cpu_id() % SHARDS].lock().clone()
     }
 
     /// Rises with every change of configuration or neighbours.
@@ -239,12 +283,16 @@ impl Stack {
 
     /// Changes the configuration.
     pub fn configure<R>(&self, change: impl FnOnce(&mut Config) -> Result<R>) -> Result<R> {
-        let mut current = self.shared.current.lock();
-        let mut next = Config::clone(&current);
+        let changing = self.shared.change.lock();
+        let mut next = Config::clone(&self.config());
         let r = change(&mut next)?;
-        *current = Arc::new(next);
-        drop(current);
+        for copy in &self.shared.current {
+            let new = Arc::new(next.clone());
+            let old = core::mem::replace(&mut *copy.lock(), new);
+            drop(old);
+        }
         self.bump();
+        drop(changing);
         Ok(r)
     }
 
@@ -258,7 +306,8 @@ impl Stack {
         self.configure(|c| {
             let index = c.interfaces.iter().map(|i| i.netif.index).max().unwrap_or(0) + 1;
             let counters = IfCounters::default();
-            let netif = Arc::new(NetIf { index, name: name.into(), device: Some(device), counters });
+            let netif =
+                Arc::new(NetIf { index, name: name.into(), device: Some(device), mtu: AtomicUsize::new(0), counters });
             c.interfaces.push(IfConfig {
                 netif: netif.clone(),
                 up: false,
@@ -301,7 +350,7 @@ impl Stack {
             // A global address stands before the link-local one.
             let at = i.addrs.iter().position(|a| matches!(a.0, IpAddr::V6(x) if is_link_local(x)));
             i.addrs.insert(at.unwrap_or(i.addrs.len()), (addr, prefix));
-            c.routes.push(Route { dst: addr, prefix, gateway: None, index, metric: 0 });
+            c.routes.push(Route { dst: addr, prefix, gateway: None, index, metric: 0, origin: Route::KERNEL });
             Ok(())
         })
     }
@@ -312,7 +361,8 @@ impl Stack {
             let i = c.interfaces.iter_mut().find(|i| i.netif.index == index).ok_or(Errno::ENODEV)?;
             let at = i.addrs.iter().position(|a| a.0 == addr).ok_or(Errno::EADDRNOTAVAIL)?;
             let (_, prefix) = i.addrs.remove(at);
-            c.routes.retain(|r| !(r.index == index && r.gateway.is_none() && r.dst == addr && r.prefix == prefix));
+            let own = |r: &Route| r.index == index && r.gateway.is_none() && r.origin == Route::KERNEL;
+            c.routes.retain(|r| !(own(r) && r.dst == addr && r.prefix == prefix));
             Ok(())
         })
     }
@@ -327,6 +377,28 @@ impl Stack {
             c.routes.push(route);
             Ok(())
         })
+    }
+
+    /// Takes the first route away that `which` accepts. `ESRCH`.
+    pub fn remove_route(&self, which: impl Fn(&Route) -> bool) -> Result<()> {
+        self.configure(|c| {
+            let at = c.routes.iter().position(which).ok_or(Errno::ESRCH)?;
+            c.routes.remove(at);
+            Ok(())
+        })
+    }
+
+    /// Sets the largest packet of an interface. `EINVAL`, `ENODEV`.
+    pub fn set_mtu(&self, index: u32, mtu: usize) -> Result<()> {
+        let config = self.config();
+        let netif = &config.interface(index).ok_or(Errno::ENODEV)?.netif;
+        let most = netif.device.as_ref().map_or(LOOPBACK_MTU, |d| d.mtu());
+        if !(68..=most).contains(&mtu) {
+            return Err(Errno::EINVAL);
+        }
+        netif.mtu.store(mtu, Ordering::Relaxed);
+        self.bump();
+        Ok(())
     }
 
     /// Counts something that happened to the whole stack.

@@ -9,8 +9,10 @@
 //! # Who owns what, and which lock guards it
 //! | state | owner | lock (rank) |
 //! | --- | --- | --- |
-//! | interfaces, addresses, routes: an immutable [`config::Config`] behind a counted pointer | [`Stack`] | config (560), held to clone or replace the pointer |
-//! | neighbours and the packets that wait for them | [`neigh::Neighbours`] | neighbours (565) |
+//! | interfaces, addresses, routes: an immutable [`config::Config`], a copy for each CPU | [`Stack`] | config (560), held to clone or replace the pointer; changes: 559 |
+//! | neighbours and the packets that wait for them; CPUs' copies of answers | [`neigh::Neighbours`] | neighbours (565, 566) |
+//! | what routers advertised, and until when | `slaac` | autoconfiguration (515) |
+//! | a netlink socket's options | [`netlink`] | netlink socket (501) |
 //! | which ports are bound | [`ports::Ports`] | ports (520) |
 //! | listeners by port | [`tcp::Tcp`] | listeners (525) |
 //! | half-open and accepted connections | [`listen::Listener`] | listener (535) |
@@ -45,6 +47,7 @@ mod icmp;
 mod input;
 pub mod listen;
 pub mod neigh;
+pub mod netlink;
 mod output;
 pub mod packet;
 pub mod ports;

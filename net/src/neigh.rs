@@ -3,15 +3,21 @@
 //! # Rules
 //! - An entry is made only when this host asks, or when somebody asks for this host's address: no stranger fills the
 //!   table. It is bounded ([`MAX`]); when full, the stalest goes.
-//! - At most [`QUEUE`] packets wait for an answer; older ones make room. Three requests, a second apart; then the
-//!   packets are dropped and reported to their senders as unreachable hosts.
+//! - At most [`QUEUE`] packets wait for an answer, [`WAITING`] in all; older ones make room. Three requests, a second
+//!   apart; then the packets are dropped and reported to their senders as unreachable hosts.
 //! - An answer is trusted for 60 s, then asked for again while the old one stays in use.
+//! - What was set by hand stays until it is removed.
+//!
+//! # Many CPUs
+//! The table has one lock. Every CPU keeps copies of the answers that it used last, each good until the entry is no longer
+//! trusted or the stack's generation changes, so that packets of two flows on two CPUs share no lock.
 
 use crate::config::{Hop, NetIf};
 use crate::hash::Key;
 use crate::packet::{self, Packet, be16, put16};
 use crate::timers::Target;
 use crate::{Features, Stack};
+use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,14 +25,20 @@ use hashbrown::HashMap;
 use sync::{LockClass, SpinLock};
 
 static CLASS: LockClass = LockClass::new("neighbours", 565);
+static COPIES: LockClass = LockClass::new("neighbours of a CPU", 566);
 
 /// Most entries.
 pub const MAX: usize = 1024;
 /// Most packets that wait for one answer.
 pub const QUEUE: usize = 16;
+/// Most packets that wait for all answers.
+pub const WAITING: usize = 1024;
 const PROBES: u8 = 3;
 const PROBE_NS: u64 = 1_000_000_000;
 const TRUST_NS: u64 = 60_000_000_000;
+/// CPUs' copies.
+const SHARDS: usize = 16;
+const COPIES_MAX: usize = 64;
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -35,6 +47,64 @@ struct Entry {
     /// When the answer came, or the last request went.
     at: u64,
     probes: u8,
+    permanent: bool,
+}
+
+struct Table {
+    entries: HashMap<(u32, IpAddr), Entry, Key>,
+    waiting: usize,
+}
+
+impl Table {
+    fn remove(&mut self, key: &(u32, IpAddr)) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.waiting -= entry.waiting.len();
+        Some(entry)
+    }
+
+    /// Makes room for one more; what had to go.
+    fn make_room(&mut self) -> Option<Entry> {
+        if self.entries.len() < MAX {
+            return None;
+        }
+        let stalest = self.entries.iter().filter(|e| !e.1.permanent).min_by_key(|e| e.1.at).map(|e| *e.0)?;
+        self.remove(&stalest)
+    }
+
+    /// Lets a packet wait; which one had to go for it.
+    fn wait(&mut self, key: (u32, IpAddr), packet: Packet) -> Option<Packet> {
+        let full = self.waiting >= WAITING;
+        let entry = self.entries.get_mut(&key)?;
+        if full && entry.waiting.is_empty() {
+            return Some(packet);
+        }
+        let out = (full || entry.waiting.len() >= QUEUE).then(|| entry.waiting.remove(0));
+        entry.waiting.push(packet);
+        self.waiting += usize::from(out.is_none());
+        out
+    }
+}
+
+type Copies = HashMap<(u32, IpAddr), Copy, Key>;
+
+#[derive(Clone, Copy)]
+struct Copy {
+    mac: [u8; 6],
+    until: u64,
+    generation: u64,
+}
+
+/// What is known of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It was asked for and has not answered.
+    Incomplete,
+    /// It answered.
+    Reachable,
+    /// It answered long ago.
+    Stale,
+    /// Set by hand.
+    Permanent,
 }
 
 /// A neighbour, for `/proc/net/arp`.
@@ -46,31 +116,61 @@ pub struct Neighbour {
     pub addr: IpAddr,
     /// Its link-layer address, once it has answered.
     pub mac: Option<[u8; 6]>,
+    /// What is known of it.
+    pub state: State,
 }
 
 /// The table.
 pub struct Neighbours {
-    table: SpinLock<HashMap<(u32, IpAddr), Entry, Key>>,
+    table: SpinLock<Table>,
+    copies: [SpinLock<Copies>; SHARDS],
 }
 
 impl Neighbours {
     pub(crate) fn new(key: Key) -> Self {
-        Neighbours { table: SpinLock::new(&CLASS, HashMap::with_hasher(key)) }
+        let table = Table { entries: HashMap::with_hasher(key), waiting: 0 };
+        let copies = core::array::from_fn(|_| SpinLock::new(&COPIES, HashMap::with_hasher(key)));
+        Neighbours { table: SpinLock::new(&CLASS, table), copies }
     }
 
-    /// Forgets those of an interface.
+    /// Forgets those of an interface that were not set by hand.
     pub(crate) fn forget(&self, index: u32) {
         let mut table = self.table.lock();
-        let keys: Vec<_> = table.keys().filter(|k| k.0 == index).copied().collect();
+        let own = table.entries.iter().filter(|e| e.0.0 == index && !e.1.permanent);
+        let keys: Vec<_> = own.map(|e| *e.0).collect();
         let gone: Vec<_> = keys.iter().filter_map(|k| table.remove(k)).collect();
         drop(table);
         drop(gone);
     }
 
-    /// All of them.
-    pub fn list(&self) -> Vec<Neighbour> {
+    /// All of them; `now` in nanoseconds tells which are stale.
+    pub fn list(&self, now: u64) -> Vec<Neighbour> {
         let table = self.table.lock();
-        table.iter().map(|(k, e)| Neighbour { index: k.0, addr: k.1, mac: e.mac }).collect()
+        let state = |e: &Entry| match e.mac {
+            _ if e.permanent => State::Permanent,
+            None => State::Incomplete,
+            Some(_) if now > e.at + TRUST_NS => State::Stale,
+            Some(_) => State::Reachable,
+        };
+        table.entries.iter().map(|(k, e)| Neighbour { index: k.0, addr: k.1, mac: e.mac, state: state(e) }).collect()
+    }
+
+    /// Whether its address is known.
+    fn knows(&self, index: u32, addr: IpAddr) -> bool {
+        self.table.lock().entries.get(&(index, addr)).is_some_and(|e| e.mac.is_some())
+    }
+
+    fn copy(&self, key: &(u32, IpAddr), now: u64, generation: u64) -> Option<[u8; 6]> {
+        let copies = self.copies[platform::cpu_id() % SHARDS].lock();
+        copies.get(key).filter(|c| c.generation == generation && now < c.until).map(|c| c.mac)
+    }
+
+    fn keep_copy(&self, key: (u32, IpAddr), copy: Copy) {
+        let mut copies = self.copies[platform::cpu_id() % SHARDS].lock();
+        if copies.len() >= COPIES_MAX {
+            copies.clear();
+        }
+        copies.insert(key, copy);
     }
 }
 
@@ -107,18 +207,19 @@ impl Stack {
             return self.send_frame(&hop.netif, mac, packet);
         }
         let now = self.env.now_ns();
-        let mut table = self.neighbours.table.lock();
-        let full = table.len() >= MAX;
+        let generation = self.generation();
         let key = (hop.netif.index, hop.next);
-        let mut evicted = None;
-        if full && !table.contains_key(&key) {
-            let stalest = table.iter().min_by_key(|(_, e)| e.at).map(|(k, _)| *k);
-            evicted = stalest.and_then(|k| table.remove(&k));
+        if let Some(mac) = self.neighbours.copy(&key, now, generation) {
+            return self.send_frame(&hop.netif, mac, packet);
         }
-        let entry = table.entry(key).or_default();
+        let mut table = self.neighbours.table.lock();
+        let evicted = if table.entries.contains_key(&key) { None } else { table.make_room() };
+        let entry = table.entries.entry(key).or_default();
         let mut ask = false;
+        let mut dropped = None;
         if let Some(mac) = entry.mac {
-            if now > entry.at + TRUST_NS && now > entry.at + TRUST_NS + u64::from(entry.probes) * PROBE_NS {
+            let until = if entry.permanent { u64::MAX } else { entry.at + TRUST_NS };
+            if now > until && now > until + u64::from(entry.probes) * PROBE_NS {
                 entry.probes += 1;
                 ask = true;
                 if entry.probes > PROBES {
@@ -126,19 +227,19 @@ impl Stack {
                 }
             }
             drop(table);
+            if now < until {
+                self.neighbours.keep_copy(key, Copy { mac, until, generation });
+            }
             self.send_frame(&hop.netif, mac, packet);
         } else {
-            if entry.waiting.len() >= QUEUE {
-                entry.waiting.remove(0);
-            }
-            entry.waiting.push(packet);
             if entry.probes == 0 {
                 (entry.probes, entry.at) = (1, now);
                 ask = true;
             }
+            dropped = table.wait(key, packet);
             drop(table);
         }
-        drop(evicted);
+        drop((evicted, dropped));
         if ask {
             self.solicit(&hop.netif, hop.next, hop.source);
             self.timers.arm(&*self.env, now + PROBE_NS, Target::Neighbour(hop.netif.clone(), hop.next));
@@ -150,7 +251,7 @@ impl Stack {
         let now = self.env.now_ns();
         let mut table = self.neighbours.table.lock();
         let key = (netif.index, addr);
-        let Some(entry) = table.get_mut(&key).filter(|e| e.mac.is_none()) else { return };
+        let Some(entry) = table.entries.get_mut(&key).filter(|e| e.mac.is_none()) else { return };
         if entry.probes < PROBES {
             entry.probes += 1;
             entry.at = now;
@@ -176,20 +277,54 @@ impl Stack {
         let now = self.env.now_ns();
         let mut table = self.neighbours.table.lock();
         let key = (netif.index, addr);
-        if !table.contains_key(&key) && (!create || table.len() >= MAX) {
+        let known = table.entries.contains_key(&key);
+        if !known && (!create || table.entries.len() >= MAX) {
             return;
         }
-        let entry = table.entry(key).or_default();
+        let entry = table.entries.entry(key).or_default();
+        if entry.permanent {
+            return;
+        }
         let moved = entry.mac != Some(mac);
         let waiting = core::mem::take(&mut entry.waiting);
-        *entry = Entry { mac: Some(mac), waiting: Vec::new(), at: now, probes: 0 };
+        *entry = Entry { mac: Some(mac), at: now, ..Entry::default() };
+        table.waiting -= waiting.len();
         drop(table);
-        if moved {
+        if moved && known {
             self.bump();
         }
         for p in waiting {
             self.send_frame(netif, mac, p);
         }
+    }
+
+    /// Sets a neighbour's address by hand; one that is not `permanent` is asked for again when its time has come.
+    pub fn set_neighbour_address(&self, netif: &Arc<NetIf>, addr: IpAddr, mac: [u8; 6], permanent: bool) -> Result<()> {
+        if addr.is_multicast() || addr.is_unspecified() || netif.device.is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let mut table = self.neighbours.table.lock();
+        let key = (netif.index, addr);
+        let gone = if table.entries.contains_key(&key) { None } else { table.make_room() };
+        if table.entries.len() > MAX {
+            return Err(Errno::ENOBUFS);
+        }
+        table.entries.entry(key).or_default().permanent = false;
+        drop(table);
+        drop(gone);
+        self.learn(netif, addr, mac, true);
+        if let Some(entry) = self.neighbours.table.lock().entries.get_mut(&key) {
+            entry.permanent = permanent;
+        }
+        self.bump();
+        Ok(())
+    }
+
+    /// Forgets a neighbour. `ENOENT`.
+    pub fn remove_neighbour(&self, index: u32, addr: IpAddr) -> Result<()> {
+        let gone = self.neighbours.table.lock().remove(&(index, addr));
+        self.bump();
+        gone.map(drop).ok_or(Errno::ENOENT)
     }
 
     fn solicit(&self, netif: &Arc<NetIf>, addr: IpAddr, source: IpAddr) {
@@ -286,7 +421,11 @@ impl Stack {
             options = &options[len..];
         }
         if m[0] == 136 {
-            self.learn(netif, target.into(), link?, false);
+            // Without the override flag it only confirms (RFC 4861, 7.2.5).
+            let over = m[4] & 0x20 != 0 || !self.neighbours.knows(netif.index, target.into());
+            if over {
+                self.learn(netif, target.into(), link?, false);
+            }
             return Some(());
         }
         let config = self.config();

@@ -35,7 +35,7 @@ impl Stack {
             self.loopback(packet, ip);
             return Ok(());
         };
-        if packet.bytes().len() > device.mtu() {
+        if packet.bytes().len() > hop.netif.mtu() {
             finish_checksum(&mut packet, ip, false);
             return self.fragment(&packet, ip, hop);
         }

@@ -41,7 +41,14 @@ pub(crate) struct Autoconf {
 }
 
 fn router_route(index: u32, gateway: IpAddr) -> Route {
-    Route { dst: Ipv6Addr::UNSPECIFIED.into(), prefix: 0, gateway: Some(gateway), index, metric: 1024 }
+    Route {
+        dst: Ipv6Addr::UNSPECIFIED.into(),
+        prefix: 0,
+        gateway: Some(gateway),
+        index,
+        metric: 1024,
+        origin: Route::RA,
+    }
 }
 
 impl Autoconf {

@@ -102,7 +102,13 @@ impl Stack {
     /// A stack with its loopback interface up.
     pub fn new(env: Arc<dyn Env>, limits: Limits) -> Arc<Stack> {
         let key = Key(env.random(), env.random());
-        let netif = NetIf { index: LOOPBACK, name: "lo".into(), device: None, counters: IfCounters::default() };
+        let netif = NetIf {
+            index: LOOPBACK,
+            name: "lo".into(),
+            device: None,
+            mtu: AtomicUsize::new(0),
+            counters: IfCounters::default(),
+        };
         let addrs = alloc::vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
         let lo = IfConfig { netif: Arc::new(netif), up: true, addrs };
         let config = Config { interfaces: alloc::vec![lo], routes: alloc::vec![] };

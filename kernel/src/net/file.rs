@@ -14,6 +14,7 @@ const TIOCOUTQ: u32 = 0x5411;
 /// The device number that sockets show in `stat`.
 const SOCKET_DEV: u64 = 9;
 const NET_BIND_SERVICE: u32 = 10;
+const NET_ADMIN: u32 = 12;
 const NET_RAW: u32 = 13;
 
 /// A socket behind a descriptor.
@@ -28,7 +29,8 @@ pub fn caller(nonblock: bool) -> Caller {
     let me = crate::sched::current();
     let creds = me.creds();
     let cred = Cred { pid: me.process.pid.0, uid: creds.euid, gid: creds.egid };
-    Caller { cred, privileged: creds.has(NET_BIND_SERVICE) && creds.has(NET_RAW), nonblock }
+    let privileged = creds.has(NET_BIND_SERVICE) && creds.has(NET_RAW);
+    Caller { cred, privileged, admin: creds.has(NET_ADMIN), nonblock }
 }
 
 impl SocketFile {

@@ -9,20 +9,7 @@ use net::config::{Config, IfConfig, LOOPBACK, Route};
 use net::socket::SockAddr;
 
 const UP: u16 = 1;
-const BROADCAST: u16 = 2;
-const IS_LOOPBACK: u16 = 8;
-const RUNNING: u16 = 0x40;
-const MULTICAST: u16 = 0x1000;
 const NET_ADMIN: u32 = 12;
-
-/// An interface's `IFF_*` flags.
-pub fn flags(i: &IfConfig) -> u16 {
-    let loopback = i.netif.index == LOOPBACK;
-    let link = i.netif.device.as_ref().is_none_or(|d| d.link_up());
-    (if i.up { UP } else { 0 })
-        | (if i.up && link { RUNNING } else { 0 })
-        | (if loopback { IS_LOOPBACK } else { BROADCAST | MULTICAST })
-}
 
 fn v4(i: &IfConfig) -> Option<(Ipv4Addr, u8)> {
     i.addrs.iter().find_map(|a| match a.0 {
@@ -85,7 +72,7 @@ fn get(cmd: u32, i: &IfConfig, req: &mut [u8; 40]) -> Result<()> {
     let addr = || v4(i).ok_or(Errno::EADDRNOTAVAIL);
     let mut word = |n: u32| req[16..20].copy_from_slice(&n.to_ne_bytes());
     match cmd {
-        0x8913 => req[16..18].copy_from_slice(&flags(i).to_ne_bytes()),
+        0x8913 => req[16..18].copy_from_slice(&(net::netlink::flags(i) as u16).to_ne_bytes()),
         0x8915 | 0x8917 => put_addr(req, addr()?.0),
         0x8919 => {
             let (a, p) = addr()?;
@@ -146,6 +133,10 @@ fn set(stack: &Stack, cmd: u32, req: &[u8; 40]) -> Result<bool> {
             let old = v4(i).ok_or(Errno::EADDRNOTAVAIL)?;
             replace(Some(old), Some((old.0, m.leading_ones() as u8)))?;
         }
+        0x8922 => {
+            let mtu = u32::from_ne_bytes([req[16], req[17], req[18], req[19]]);
+            stack.set_mtu(index, mtu as usize)?;
+        }
         // The broadcast address follows from the mask; metrics and queue lengths have no effect.
         0x891a | 0x891e | 0x8943 => {}
         _ => return Err(Errno::EOPNOTSUPP),
@@ -199,18 +190,11 @@ fn route(stack: &Stack, add: bool, arg: UserAddr) -> Result<i64> {
     let metric = u32::from(u16::from_ne_bytes([r[80], r[81]]).saturating_sub(1));
     let gateway = gateway.map(IpAddr::V4);
     if add {
-        stack.add_route(Route { dst: dst.into(), prefix, gateway, index, metric })?;
+        stack.add_route(Route { dst: dst.into(), prefix, gateway, index, metric, origin: Route::BOOT })?;
         return Ok(0);
     }
-    stack.configure(|c| {
-        let before = c.routes.len();
-        c.routes.retain(|r| {
-            !(r.dst == IpAddr::V4(dst)
-                && r.prefix == prefix
-                && r.index == index
-                && (gateway.is_none() || r.gateway == gateway))
-        });
-        if c.routes.len() == before { Err(Errno::ESRCH) } else { Ok(()) }
+    stack.remove_route(|r| {
+        r.covers(dst.into(), prefix) && r.index == index && (gateway.is_none() || r.gateway == gateway)
     })?;
     Ok(0)
 }

@@ -16,6 +16,8 @@ pub enum SockAddr {
     Unix(Vec<u8>),
     /// `AF_PACKET`: EtherType, interface, link-layer address.
     Packet(u16, u32, [u8; 6]),
+    /// `AF_NETLINK`: port number, groups.
+    Netlink(u32, u32),
 }
 
 impl SockAddr {
@@ -53,7 +55,10 @@ impl SockAddr {
                 }
                 Ok(SockAddr::Packet(be16(2)?, ne32(4).ok_or(Errno::EINVAL)?, mac))
             }
-            family::INET | family::INET6 | family::PACKET => Err(Errno::EINVAL),
+            family::NETLINK if b.len() >= 12 => {
+                Ok(SockAddr::Netlink(ne32(4).ok_or(Errno::EINVAL)?, ne32(8).ok_or(Errno::EINVAL)?))
+            }
+            family::INET | family::INET6 | family::PACKET | family::NETLINK => Err(Errno::EINVAL),
             _ => Err(Errno::EAFNOSUPPORT),
         }
     }
@@ -82,6 +87,12 @@ impl SockAddr {
                 if name.first().is_some_and(|c| *c != 0) {
                     b.push(0);
                 }
+            }
+            SockAddr::Netlink(port, groups) => {
+                b.extend(family::NETLINK.to_ne_bytes());
+                b.extend([0; 2]);
+                b.extend(port.to_ne_bytes());
+                b.extend(groups.to_ne_bytes());
             }
             SockAddr::Packet(ethertype, index, mac) => {
                 b.extend(family::PACKET.to_ne_bytes());

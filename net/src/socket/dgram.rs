@@ -262,6 +262,9 @@ impl Datagrams {
                 }
             }
         }
+        if common.recv_ttl_old && d.to.is_ipv6() {
+            message.control.push((level::IPV6, 8, u32::from(d.ttl).to_ne_bytes().to_vec()));
+        }
         if common.recv_ttl {
             let what = if self.family == family::INET { (level::IP, 2) } else { (level::IPV6, 52) };
             message.control.push((what.0, what.1, u32::from(d.ttl).to_ne_bytes().to_vec()));

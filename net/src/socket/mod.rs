@@ -33,6 +33,8 @@ pub mod family {
     pub const INET: u16 = 2;
     /// `AF_INET6`
     pub const INET6: u16 = 10;
+    /// `AF_NETLINK`
+    pub const NETLINK: u16 = 16;
     /// `AF_PACKET`
     pub const PACKET: u16 = 17;
 }
@@ -70,6 +72,8 @@ pub struct Caller {
     pub cred: Cred,
     /// May use ports below 1024, raw sockets and other privileges (`CAP_NET_*`).
     pub privileged: bool,
+    /// May change the configuration (`CAP_NET_ADMIN`).
+    pub admin: bool,
     /// Return `EAGAIN` instead of waiting.
     pub nonblock: bool,
 }
@@ -175,6 +179,9 @@ pub fn create(stack: &Arc<Stack>, family: u16, kind: u32, protocol: u32, who: &C
             kind::RAW | kind::DGRAM => Ok(Arc::new(Datagrams::new(stack, family, kind, protocol))),
             _ => Err(Errno::ESOCKTNOSUPPORT),
         };
+    }
+    if family == family::NETLINK {
+        return crate::netlink::create(stack, kind, protocol);
     }
     if family != family::INET && family != family::INET6 {
         return Err(Errno::EAFNOSUPPORT);

@@ -92,6 +92,8 @@ pub struct Common {
     pub pktinfo: bool,
     /// `IP_RECVTTL`, `IPV6_RECVHOPLIMIT`
     pub recv_ttl: bool,
+    /// `IPV6_2292HOPLIMIT`
+    pub recv_ttl_old: bool,
     /// `IP_HDRINCL`
     pub header_included: bool,
     /// The interface it is bound to.
@@ -124,6 +126,7 @@ impl Default for Common {
             tos: 0,
             pktinfo: false,
             recv_ttl: false,
+            recv_ttl_old: false,
             header_included: false,
             bound: 0,
             other: Vec::new(),
@@ -216,6 +219,7 @@ impl Common {
             (level::IP, 3) => self.header_included = on,
             (level::IP, 8) | (level::IPV6, 49) => self.pktinfo = on,
             (level::IP, 12) | (level::IPV6, 51) => self.recv_ttl = on,
+            (level::IPV6, 8) => self.recv_ttl_old = on,
             (level::IP, 10 | 11 | 13 | 15 | 24 | 32 | 33 | 34 | 49) => self.remember(level, name, n),
             (level::IPV6, 17 | 18 | 19 | 23 | 24 | 25 | 66 | 70 | 78) => self.remember(level, name, n),
             (level::IPV6, 26) => self.v6only = on,

@@ -32,7 +32,7 @@ fn wrap(v6: bool, proto: u8, t: &[u8], fix_sum: bool) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(super::config(400))]
     #[test]
     fn random_frames(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20)) {
         let p = Pair::new(1, Faults::default());

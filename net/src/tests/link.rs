@@ -56,7 +56,7 @@ fn neighbours_are_learnt_by_asking_only() {
         frame.extend(a.bytes());
         p.stacks[1].receive(&p.ifs[1], &frame, crate::RxMeta::default());
     }
-    assert!(p.stacks[1].neighbours.list().is_empty());
+    assert!(p.stacks[1].neighbours.list(0).is_empty());
     assert!(echo(&p, "10.0.0.1", "10.0.0.2", 1));
-    assert_eq!(p.stacks[1].neighbours.list().len(), 1);
+    assert_eq!(p.stacks[1].neighbours.list(0).len(), 1);
 }

@@ -3,6 +3,7 @@
 mod fuzz;
 mod link;
 mod many;
+mod netlink;
 mod sockets;
 mod tcp;
 mod udp;
@@ -13,6 +14,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Arbitrary input, the same in every run.
+pub fn config(cases: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config {
+        cases,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(20_260_101),
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
 
 /// What the link does to frames, in thousandths, and how long it takes.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,7 +7,7 @@ use abi::{Errno, Result};
 use platform::{SliceSink, SliceSource};
 use std::sync::Arc;
 
-const WHO: Caller = Caller { cred: Cred { pid: 7, uid: 1, gid: 2 }, privileged: true, nonblock: false };
+const WHO: Caller = Caller { cred: Cred { pid: 7, uid: 1, gid: 2 }, privileged: true, admin: true, nonblock: false };
 const NOW: Caller = Caller { nonblock: true, ..WHO };
 
 fn stack() -> Arc<Stack> {

@@ -286,7 +286,7 @@ fn a_narrow_path_is_learnt() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(super::config(24))]
     /// Every byte arrives once, in order, or the connection says why.
     #[test]
     fn bytes_survive_a_bad_link(

@@ -37,7 +37,7 @@ use sync::{LockClass, Mutex, Once, SpinLock, WaitQueue};
 use virtio_drivers::transport::mmio::MmioTransport;
 use virtq::{Buffer, Virtqueue};
 
-static RX_CLASS: LockClass = LockClass::new("virtio-net receive queue", 400);
+static RX_CLASS: LockClass = LockClass::new("virtio-net receive queue", sync::rank::PAGE_CACHE + 90);
 static TX_CLASS: LockClass = LockClass::new("virtio-net transmit queue", sync::rank::PAGE_TABLE + 30);
 
 /// Feature bits (5.1.3).

@@ -169,7 +169,7 @@ fn arp(o: &mut Vec<u8>) -> Result<()> {
     out.write_str("IP address       HW type     Flags       HW address            Mask     Device\n").map_err(full)?;
     let Some(stack) = stack() else { return Ok(()) };
     let config = stack.config();
-    for n in stack.neighbours.list().iter().filter(|n| n.addr.is_ipv4()) {
+    for n in stack.neighbours.list(platform::monotonic_ns()).iter().filter(|n| n.addr.is_ipv4()) {
         let Some(i) = config.interface(n.index) else { continue };
         let m = n.mac.unwrap_or([0; 6]);
         writeln!(
