@@ -22,11 +22,16 @@ pub(crate) enum Marked {
     Gone,
 }
 
+/// Whether the page is dirty and the file's. A write that finds it so is ordered before the end of that by this
+/// read-modify-write.
+fn is_dirty(page: &CachePage) -> bool {
+    page.set(0) & (DIRTY | GONE) == DIRTY
+}
+
 impl FileCache {
     /// Makes a page dirty. Its promise was given.
     pub(crate) fn mark_dirty(&self, page: &Arc<CachePage>) -> Marked {
-        // A write that finds the page dirty already is ordered before the end of that by this read-modify-write.
-        if page.set(0) & (DIRTY | GONE) == DIRTY {
+        if is_dirty(page) {
             return Marked::Already;
         }
         let mut index = self.index().lock();
@@ -56,7 +61,8 @@ impl FileCache {
 
     /// Promises space and makes the page dirty, for a write (`mapped`: fault). False if the page is the file's no longer.
     fn promise_and_mark(&self, page: &Arc<CachePage>, mapped: bool) -> Result<bool> {
-        if page.has(DIRTY) && self.mark_dirty(page) == Marked::Already {
+        // Only a look: were it marked here, after a write-back that came in between, it would be dirty with no promise.
+        if is_dirty(page) {
             return Ok(true);
         }
         let host = self.host()?;
