@@ -1,5 +1,92 @@
-//! The web server of a Berth machine.
+//! The web server of a Berth machine: static files and reverse proxy over HTTP/1.1 and HTTP/2, with and without TLS.
+//!
+//! One process, one thread for each CPU. hyper speaks the protocols and rustls the encryption; what is here decides what a
+//! client may cost. The rule behind all of it: **no client holds anything for longer than it makes progress**, and where
+//! room runs out the connection that has been idle the longest makes way (see [`conn`]). So garbage, slow clients and
+//! floods of idle connections cost themselves their connections, and others nothing.
+//!
+//! - [`config`]: the configuration file and its errors
+//! - [`listen`]: listeners, accepting, TLS, and what is said to a client that forgot TLS
+//! - [`conn`]: connections: who is idle, who makes way, progress on reading and writing
+//! - [`handle`]: from request to answer: routes, limits, the access log
+//! - [`files`], [`proxy`]: the two ways in which an answer comes about
+//! - [`tls`]: certificates from files, reloaded when they change; the self-signed one of the first boot
+//! - [`metrics`], [`log`]: what it says about itself
+//!
+//! Not done: HTTP/3, compression, WebSocket through the proxy, rewriting of paths. Certificates from ACME are put into the
+//! files by another program; the change is noticed.
+#![forbid(unsafe_code)]
 
-fn main() {
-    println!("httpd {}", env!("CARGO_PKG_VERSION"));
+mod body;
+mod config;
+mod conn;
+mod files;
+mod handle;
+mod listen;
+mod log;
+mod metrics;
+mod proxy;
+mod tls;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+const USAGE: &str = "usage: httpd [--check] [CONFIG]   (/etc/httpd.toml)";
+
+fn main() -> ExitCode {
+    let mut check = false;
+    let mut path = None;
+    for word in std::env::args().skip(1) {
+        match word.as_str() {
+            "--check" => check = true,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return ExitCode::SUCCESS;
+            }
+            "--version" => {
+                println!("httpd {}", env!("CARGO_PKG_VERSION"));
+                return ExitCode::SUCCESS;
+            }
+            _ if word.starts_with('-') || path.is_some() => {
+                eprintln!("{USAGE}");
+                return ExitCode::from(2);
+            }
+            _ => path = Some(word),
+        }
+    }
+    let path = path.unwrap_or_else(|| "/etc/httpd.toml".to_owned());
+    match config::read(path.as_ref()).and_then(|c| if check { Ok(()) } else { run(c) }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("httpd: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: config::Config) -> Result<(), String> {
+    raise_descriptor_limit();
+    log::open(&config.log)?;
+    let server = Arc::new(handle::Server::new(config)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(1, usize::from))
+        .max_blocking_threads(16)
+        .thread_stack_size(512 * 1024)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    let outcome = runtime.block_on(listen::serve(server));
+    // A file read that hangs on a device must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    log::flush();
+    outcome
+}
+
+/// A connection is a descriptor, a proxied one two, a file being sent one more.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it the accept loop makes idle connections go earlier; so failure is no error.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

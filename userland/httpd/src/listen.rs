@@ -1,0 +1,294 @@
+//! Listeners: accepting, TLS, the two protocols, and the end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::conn::{Guard, Moving};
+use crate::handle::{Peer, Server};
+use crate::metrics::{COUNTERS, count};
+use crate::{log, metrics};
+
+/// Connections that the kernel may hold until they are accepted.
+const BACKLOG: i32 = 1024;
+/// How often changed certificates are looked for.
+const REFRESH: Duration = Duration::from_secs(2);
+/// What a connection gets to end by itself once it was told to.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Serves until SIGTERM or SIGINT, then lets what is under way finish.
+pub async fn serve(server: Arc<Server>) -> Result<(), String> {
+    let acceptor = match &server.certificates {
+        Some(store) => Some(TlsAcceptor::from(store.server_config()?)),
+        None => None,
+    };
+    // All of them are bound before any is served: a port in use ends the program at once.
+    let mut listeners = Vec::new();
+    for l in &server.config.listen {
+        listeners.push((bind(l.address)?, l.tls));
+    }
+    if let Some(address) = server.config.metrics {
+        tokio::spawn(serve_metrics(bind(address)?));
+    }
+    for (l, (listener, tls)) in server.config.listen.iter().zip(listeners) {
+        eprintln!("httpd: listening on {} ({})", l.address, if tls { "HTTPS" } else { "HTTP" });
+        tokio::spawn(accept(listener, server.clone(), if tls { acceptor.clone() } else { None }));
+    }
+    wait_for_end(&server).await?;
+    eprintln!("httpd: ending");
+    server.slots.drain();
+    let end = Instant::now() + Duration::from_secs(server.config.limits.drain_seconds);
+    while server.slots.open() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+async fn wait_for_end(server: &Server) -> Result<(), String> {
+    let handler = |kind| signal(kind).map_err(|e| format!("signals: {e}"));
+    let (mut term, mut int, mut hup) =
+        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?, handler(SignalKind::hangup())?);
+    let mut refresh = tokio::time::interval(REFRESH);
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                log::reopen();
+                if let Some(store) = &server.certificates { store.refresh(); }
+            }
+            _ = refresh.tick(), if server.certificates.is_some() => {
+                if let Some(store) = &server.certificates { store.refresh(); }
+            }
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    use socket2::{Domain, Socket, Type};
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    open().map_err(|e| format!("cannot listen on {address}: {e}"))
+}
+
+async fn accept(listener: TcpListener, server: Arc<Server>, tls: Option<TlsAcceptor>) {
+    loop {
+        server.slots.room().await;
+        if server.slots.draining.load(Ordering::Acquire) {
+            return;
+        }
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let guard = server.slots.enter();
+                tokio::spawn(connection(stream, peer, server.clone(), tls.clone(), guard));
+            }
+            Err(e) if is_the_connections_own(&e) => {}
+            Err(e) => {
+                // Out of descriptors or memory: somebody makes way, and time passes.
+                eprintln!("httpd: accept: {e}");
+                server.slots.evict();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn is_the_connections_own(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, tls: Option<TlsAcceptor>, guard: Guard) {
+    // Answers are written whole; waiting for more to send only delays them.
+    let _ = stream.set_nodelay(true);
+    let stall = server.config.limits.stall();
+    let Some(acceptor) = tls else {
+        let peer = Peer { address: peer, tls: false };
+        return speak_http1(Moving::new(stream, stall), peer, server, guard).await;
+    };
+    let handshake = timeout(server.config.limits.handshake(), handshake(stream, acceptor));
+    let stream = tokio::select! {
+        done = handshake => done.ok().flatten(),
+        () = guard.0.kicked.notified() => None,
+    };
+    let Some(stream) = stream else { return };
+    let peer = Peer { address: peer, tls: true };
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = Moving::new(stream, stall);
+    if h2 {
+        speak_http2(stream, peer, server, guard).await;
+    } else {
+        speak_http1(stream, peer, server, guard).await;
+    }
+}
+
+async fn handshake(stream: TcpStream, acceptor: TlsAcceptor) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    const HANDSHAKE: u8 = 0x16;
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(1) if first[0] == HANDSHAKE => {}
+        Ok(1) if first[0].is_ascii_uppercase() => {
+            count(&COUNTERS.plain_on_tls);
+            refuse_plain(stream).await;
+            return None;
+        }
+        Ok(1) => {
+            count(&COUNTERS.handshakes_failed);
+            return None;
+        }
+        _ => return None,
+    }
+    match acceptor.accept(stream).await {
+        Ok(stream) => {
+            count(&COUNTERS.handshakes);
+            Some(stream)
+        }
+        Err(_) => {
+            count(&COUNTERS.handshakes_failed);
+            None
+        }
+    }
+}
+
+/// A client that speaks plain HTTP gets an answer in plain HTTP.
+async fn refuse_plain(mut stream: TcpStream) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 58\r\n\
+        Connection: close\r\n\r\nThis port speaks HTTPS. Ask again with https:// in front.\n";
+    // The request is read, some of it, since closing with bytes unread would take the answer back.
+    let mut sink = [0; 4096];
+    let _ = stream.read(&mut sink).await;
+    if stream.write_all(ANSWER).await.is_ok() && stream.shutdown().await.is_ok() {
+        let _ =
+            timeout(Duration::from_secs(1), async { while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {} })
+                .await;
+    }
+}
+
+/// Runs a connection of either protocol until it ends, is told to, or has been idle for too long.
+macro_rules! drive {
+    ($conn:expr, $server:expr, $guard:expr) => {{
+        let mut conn = pin!($conn);
+        let slot = $guard.0.clone();
+        let idle = $server.config.limits.idle();
+        let mut tick = pin!(tokio::time::sleep(idle));
+        let mut kicked = pin!(slot.kicked.notified());
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                biased;
+                done = conn.as_mut() => {
+                    if done.is_err() { count(&COUNTERS.protocol_errors); }
+                    break;
+                }
+                () = kicked.as_mut(), if !ending => {
+                    ending = true;
+                    conn.as_mut().graceful_shutdown();
+                    tick.as_mut().reset(Instant::now() + GRACE);
+                }
+                () = tick.as_mut() => {
+                    let idle_for = slot.idle_for();
+                    if ending && idle_for.is_some() {
+                        break;
+                    }
+                    if !ending && idle_for.is_some_and(|t| t >= idle) {
+                        ending = true;
+                        conn.as_mut().graceful_shutdown();
+                    }
+                    tick.as_mut().reset(Instant::now() + if ending { GRACE } else { idle });
+                }
+            }
+        }
+    }};
+}
+
+async fn speak_http1<S>(stream: S, peer: Peer, server: Arc<Server>, guard: Guard)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = &server.config.limits;
+    let service = service_fn(|request| server.clone().handle(request, peer, guard.0.clone()));
+    let conn = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle())
+        .max_buf_size(limits.header_bytes)
+        .max_headers(100)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    drive!(conn, server, guard);
+}
+
+async fn speak_http2<S>(stream: S, peer: Peer, server: Arc<Server>, guard: Guard)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = &server.config.limits;
+    let (of, slot) = (server.clone(), guard.0.clone());
+    let service = service_fn(move |request| of.clone().handle(request, peer, slot.clone()));
+    let conn = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_bytes as u32)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(256 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    drive!(conn, server, guard);
+}
+
+/// The metrics page, on a listener of its own: `/metrics`, and `/healthz` for whoever watches the service.
+async fn serve_metrics(listener: TcpListener) {
+    use hyper::{Request, Response, StatusCode, body::Incoming};
+    let places = Arc::new(tokio::sync::Semaphore::new(16));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let (status, text) = match request.uri().path() {
+                    "/metrics" => (StatusCode::OK, metrics::page()),
+                    "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+                    _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
+                };
+                let mut answer = Response::new(crate::body::Answer::bytes(text));
+                *answer.status_mut() = status;
+                answer.headers_mut().insert(
+                    hyper::header::CONTENT_TYPE,
+                    hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+                );
+                Ok::<_, std::convert::Infallible>(answer)
+            });
+            let conn = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            // Whatever becomes of it, the next one comes.
+            let _ = timeout(Duration::from_secs(30), conn).await;
+        });
+    }
+}
