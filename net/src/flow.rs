@@ -10,7 +10,7 @@
 //!
 //! # Memory
 //! smoltcp's rings cannot be replaced while a connection lives, so they have their size from the start: what the owner
-//! asked for (`SO_RCVBUF`, `SO_SNDBUF`), else 64 KiB when there is plenty of the stack's limit left and down to 8 KiB when
+//! asked for (`SO_RCVBUF`, `SO_SNDBUF`), else 64 KiB when there is plenty of the stack's limit left and down to 4 KiB when
 //! there is not. A connection in TIME_WAIT that nobody holds is a record of a few words without rings.
 
 use crate::config::Hop;
@@ -628,12 +628,13 @@ impl Stack {
     /// A connection's buffer when nobody said how large: by how much of the limit is left.
     pub(crate) fn default_buffer(&self) -> usize {
         let used = self.buffered.load(Ordering::Relaxed);
-        let eighths = used * 8 / self.limits.buffers.max(1);
-        match eighths {
-            0..=1 => 64 << 10,
-            2..=3 => 32 << 10,
-            4..=5 => 16 << 10,
-            _ => 8 << 10,
+        // Half of the limit is left to the smallest, so that ten thousand idle connections fit where a few busy ones do.
+        match used * 8 / self.limits.buffers.max(1) {
+            0 => 64 << 10,
+            1 => 32 << 10,
+            2 => 16 << 10,
+            3 => 8 << 10,
+            _ => 4 << 10,
         }
     }
 

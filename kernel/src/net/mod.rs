@@ -60,8 +60,8 @@ pub fn add_device(device: &'static dyn NetDevice) -> abi::Result<Arc<NetIf>> {
 
 /// Makes the stack, with loopback up. Once, at boot.
 pub fn init() {
-    // An eighth of memory for connections' buffers, 16 MiB at least.
-    let buffers = (crate::mm::frames::total() * 4096 / 8).max(16 << 20);
+    // A quarter of memory for connections' buffers.
+    let buffers = crate::mm::frames::total() * 4096 / 4;
     let limits = Limits { buffers, ..Limits::default() };
     let _ = STACK.set(Stack::new(Arc::new(PlatformEnv(earlier)), limits));
     let started = Thread::new_kernel("net", ticker, 0).map(crate::sched::spawn);

@@ -136,7 +136,7 @@ fn socket_file(path: &[u8]) -> Result<(u64, u64)> {
     let found = Walk::resolve(me.fs(), &cred, At::Cwd, path, Lookup::FOLLOW)?;
     let meta = found.inode().meta();
     vfs::perm::check(&cred, meta, vfs::perm::MAY_WRITE)?;
-    if FileType::from_mode(meta.mode()) != Some(FileType::Socket) {
+    if meta.kind != FileType::Socket {
         return Err(Errno::ECONNREFUSED);
     }
     Ok((meta.dev, meta.ino))
