@@ -83,6 +83,10 @@ pub fn run(resume: bool) -> ExitCode {
     for text in &machine.said {
         init.say(text);
     }
+    match Control::open(Path::new(SOCKET)) {
+        Ok(control) => init.control = control,
+        Err(e) => init.say(&format!("{SOCKET}: {e}: svc cannot reach process 1")),
+    }
     init.load();
     if resume {
         init.resume();

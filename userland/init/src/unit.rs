@@ -239,8 +239,9 @@ impl Units {
         let unit = self.units.values_mut().find(|u| u.state.pid() == Some(pid))?;
         let ran = now.saturating_sub(unit.since);
         let name = unit.service.name.clone();
-        // What it left behind in its process group goes with it.
-        let mut actions = vec![Action::Kill(pid)];
+        // What a daemon left behind in its process group goes with it; what a oneshot began in the background stays.
+        let done = unit.service.kind == Kind::Oneshot && status == Status::Code(0);
+        let mut actions = if done { Vec::new() } else { vec![Action::Kill(pid)] };
         unit.last = Some(status);
         let was_told = matches!(unit.state, State::Stopping(..));
         unit.since = now;
@@ -262,7 +263,7 @@ impl Units {
                 seconds(ran)
             )));
             State::Backoff(now + delay)
-        } else if unit.service.kind == Kind::Oneshot && !failed {
+        } else if done {
             State::Done
         } else {
             actions.push(Action::Report(format!("{name} ended with {status} after {}", seconds(ran))));

@@ -33,7 +33,7 @@ fn dependencies_are_up_first() {
     u.started("last", 12, S);
     u.started("net", 11, S);
     assert_eq!(starts(&u.tick(S)), [""; 0]);
-    assert_eq!(u.exited(11, Status::Code(0), S), Some(vec![Action::Kill(11)]));
+    assert_eq!(u.exited(11, Status::Code(0), S), Some(vec![]));
     assert_eq!(u.get("net").map(|u| u.state), Some(State::Done));
     assert_eq!(starts(&u.tick(S)), ["app"]);
     assert_eq!(u.exited(99, Status::Code(0), S), None);
