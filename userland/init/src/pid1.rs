@@ -19,7 +19,7 @@ use signal_hook::low_level::pipe;
 use crate::boot::{self, Machine};
 use crate::control::{Control, Heard, Request, SOCKET};
 use crate::log::Log;
-use crate::service::Service;
+use crate::service::{Service, StopSignal};
 use crate::shutdown::{self, End};
 use crate::spawn;
 use crate::unit::{Action, State, Status, Unit, Units};
@@ -174,8 +174,13 @@ impl Init {
         let now = self.now();
         for line in std::fs::read_to_string(STATE).unwrap_or_default().lines() {
             let Some((name, pid)) = line.split_once(' ') else { continue };
-            self.units.resume(name, pid.parse().ok(), now);
-            if pid != "-" {
+            let state = match pid.parse() {
+                Ok(pid) => State::Up(pid),
+                Err(_) if pid == "done" => State::Done,
+                Err(_) => State::Stopped,
+            };
+            self.units.resume(name, state, now);
+            if state.pid().is_some() {
                 self.open_log(name);
             }
         }
@@ -184,7 +189,8 @@ impl Init {
     fn remember(&self) {
         let line = |u: &Unit| match u.state {
             State::Up(pid) | State::Stopping(pid, _) => Some(format!("{} {pid}\n", u.service.name)),
-            State::Stopped | State::Done | State::Ended(_) => Some(format!("{} -\n", u.service.name)),
+            State::Done => Some(format!("{} done\n", u.service.name)),
+            State::Stopped | State::Ended(_) => Some(format!("{} -\n", u.service.name)),
             _ => None,
         };
         let text: String = self.units.iter().filter_map(line).collect();
@@ -207,7 +213,14 @@ impl Init {
             match action {
                 Action::Start(name) => self.start_service(&name),
                 Action::Terminate(pid) => {
-                    spawn::signal(pid, Signal::TERM);
+                    let asks = self.units.iter().find(|u| u.state.pid() == Some(pid)).map(|u| u.service.stop_signal);
+                    let signal = match asks {
+                        Some(StopSignal::Hup) => Signal::HUP,
+                        Some(StopSignal::Int) => Signal::INT,
+                        Some(StopSignal::Quit) => Signal::QUIT,
+                        Some(StopSignal::Term) | None => Signal::TERM,
+                    };
+                    spawn::signal(pid, signal);
                     spawn::signal(pid, Signal::CONT);
                 }
                 Action::Kill(pid) => spawn::signal(pid, Signal::KILL),

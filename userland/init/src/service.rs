@@ -26,6 +26,19 @@ pub enum Kind {
     Oneshot,
 }
 
+/// The signal that asks a service to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGTERM.
+    Term,
+    /// SIGHUP: what a shell takes for the end of its terminal.
+    Hup,
+    /// SIGINT.
+    Int,
+    /// SIGQUIT: what some servers finish their work on.
+    Quit,
+}
+
 /// A command to be run, in words.
 pub type Words = Vec<String>;
 
@@ -52,7 +65,9 @@ pub struct Service {
     pub health: Words,
     /// How often that is asked.
     pub health_every: Duration,
-    /// How long after SIGTERM comes SIGKILL.
+    /// What asks it to end.
+    pub stop_signal: StopSignal,
+    /// How long after that comes SIGKILL.
     pub stop_timeout: Duration,
     /// It is left out where this file does not exist.
     pub if_exists: String,
@@ -102,6 +117,7 @@ impl Service {
             directory: String::new(),
             health: Vec::new(),
             health_every: Duration::from_secs(10),
+            stop_signal: StopSignal::Term,
             stop_timeout: Duration::from_secs(5),
             if_exists: String::new(),
             open_files: None,
@@ -176,6 +192,10 @@ impl Service {
             "directory" => self.directory = absolute(value)?,
             "health" => self.health = command(value)?,
             "health-every" => self.health_every = duration(value)?,
+            "stop-signal" => {
+                use StopSignal::{Hup, Int, Quit, Term};
+                self.stop_signal = one_of(value, &[("TERM", Term), ("HUP", Hup), ("INT", Int), ("QUIT", Quit)])?;
+            }
             "stop-timeout" => self.stop_timeout = duration(value)?,
             "if-exists" => self.if_exists = absolute(value)?,
             "open-files" => {

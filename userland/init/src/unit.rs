@@ -83,7 +83,7 @@ pub struct Unit {
 pub enum Action {
     /// Start this service, then say `started` or `not_started`.
     Start(String),
-    /// SIGTERM to this process group.
+    /// Ask this process group to end, by its service's signal.
     Terminate(u32),
     /// SIGKILL to this process group.
     Kill(u32),
@@ -155,10 +155,10 @@ impl Units {
         self.units.values()
     }
 
-    /// After process 1 has replaced itself: this one is running still, or was stopped by somebody.
-    pub fn resume(&mut self, name: &str, pid: Option<u32>, now: Duration) {
+    /// After process 1 has replaced itself: this one stands where it stood.
+    pub fn resume(&mut self, name: &str, state: State, now: Duration) {
         if let Some(unit) = self.units.get_mut(name) {
-            (unit.state, unit.since) = (pid.map_or(State::Stopped, State::Up), now);
+            (unit.state, unit.since) = (state, now);
         }
     }
 

@@ -134,8 +134,8 @@ fn a_new_set_of_files() {
     assert_eq!(actions, [Action::Terminate(1)]);
     assert_eq!(u.get("b").map(|b| (b.state, b.service.user.as_str())), Some((State::Up(2), "x")));
     assert_eq!(starts(&u.tick(S)), ["c"]);
-    u.resume("b", Some(9), S);
-    u.resume("c", None, S);
+    u.resume("b", State::Up(9), S);
+    u.resume("c", State::Stopped, S);
     assert_eq!(u.get("b").and_then(|b| b.state.pid()), Some(9));
     assert_eq!(u.get("c").map(|c| c.state), Some(State::Stopped));
 }
