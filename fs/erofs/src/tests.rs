@@ -206,7 +206,7 @@ fn check(name: &str, options: &[&str]) {
     let root = fs.root().unwrap();
     compare(&scratch().join("tree"), &root);
     // Again, from an emptied cache, backwards and in odd pieces.
-    pages.shrink(Shrink { target: usize::MAX, unmap: true, all: true });
+    pages.shrink(Shrink { scan: usize::MAX, target: usize::MAX, unmap: true, all: true });
     for name in ["text", "mixed", "noise"] {
         let inode = root.lookup(name.as_bytes()).unwrap();
         let want = std::fs::read(scratch().join("tree").join(name)).unwrap();
@@ -217,7 +217,7 @@ fn check(name: &str, options: &[&str]) {
             assert_eq!(inode.read_at(from as u64, &mut SliceSink::new(&mut buf)), Ok(at - from));
             assert!(buf == want[from..at], "{name} differs in {from}..{at}");
             at = from;
-            pages.shrink(Shrink { target: 16, unmap: true, all: false });
+            pages.shrink(Shrink { scan: usize::MAX, target: 16, unmap: true, all: false });
         }
     }
     drop(root);

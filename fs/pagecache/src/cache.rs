@@ -6,11 +6,13 @@ use crate::{Backing, PAGE};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
-use sync::{LockClass, SpinLock, WaitQueue, rank};
+use sync::{LockClass, Once, SpinLock, WaitQueue, rank};
 
 static DIRTY_CLASS: LockClass = LockClass::new("dirty files", rank::SPIN + 46);
 
 const QUEUES: usize = 64;
+/// Even with hardly any memory so many pages may be dirty, and under write-back.
+const LEAST_DIRTY: usize = 64;
 
 /// When dirty pages are written.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,15 @@ impl Limits {
     pub fn for_memory(pages: usize) -> Limits {
         Limits { background: (pages / 10).max(32), hard: (pages / 5).max(64), expire_ns: 30_000_000_000 }
     }
+}
+
+/// What the cache asks of the machine, in pages.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Free pages. Called often, with no lock held.
+    pub free: fn() -> usize,
+    /// With fewer free pages than this, nothing is read ahead.
+    pub tight: usize,
 }
 
 /// What the cache holds and did, in pages.
@@ -87,6 +98,7 @@ pub struct PageCache {
     reclaimed: AtomicU64,
     background: AtomicUsize,
     hard: AtomicUsize,
+    memory: Once<Memory>,
     pub(crate) expire_ns: AtomicU64,
     pub(crate) files: SpinLock<DirtyFiles>,
     /// Write-back threads sleep here.
@@ -118,6 +130,7 @@ impl PageCache {
             reclaimed: AtomicU64::new(0),
             background: AtomicUsize::new(0),
             hard: AtomicUsize::new(0),
+            memory: Once::new(),
             expire_ns: AtomicU64::new(0),
             files: SpinLock::new(&DIRTY_CLASS, DirtyFiles::default()),
             work: WaitQueue::new(),
@@ -134,6 +147,25 @@ impl PageCache {
         self.background.store(limits.background, Ordering::Relaxed);
         self.hard.store(limits.hard.max(limits.background), Ordering::Relaxed);
         self.expire_ns.store(limits.expire_ns, Ordering::Relaxed);
+    }
+
+    /// Tells where to look for free memory; once. The limits then shrink with the memory that is not somebody's own.
+    pub fn set_memory(&self, memory: Memory) {
+        let _ = self.memory.set(memory);
+    }
+
+    /// Whether memory is so short that only what is needed now should be brought in.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.memory.get().is_some_and(|m| (m.free)() < m.tight)
+    }
+
+    /// `limit`, or that part of the pages which may become dirty at all: those cached and those free (as Linux has it). A
+    /// limit that programs' own memory counted for would let the cache that they leave be dirty all through, with nothing to
+    /// reclaim.
+    fn scaled(&self, limit: usize, divisor: usize) -> usize {
+        let Some(m) = self.memory.get() else { return limit };
+        let dirtyable = (m.free)() + self.cached.load(Ordering::Relaxed).max(0) as usize;
+        limit.min((dirtyable / divisor).max(LEAST_DIRTY))
     }
 
     /// The limits.
@@ -170,11 +202,13 @@ impl PageCache {
     }
 
     pub(crate) fn over_background(&self) -> bool {
-        self.dirty_pages() > self.background.load(Ordering::Relaxed)
+        let dirty = self.dirty_pages();
+        dirty > LEAST_DIRTY / 2 && dirty > self.scaled(self.background.load(Ordering::Relaxed), 10)
     }
 
     fn over_hard(&self) -> bool {
-        self.dirty_pages() + self.writeback.load(Ordering::Relaxed) > self.hard.load(Ordering::Relaxed)
+        let unwritten = self.dirty_pages() + self.writeback.load(Ordering::Relaxed);
+        unwritten > LEAST_DIRTY && unwritten > self.scaled(self.hard.load(Ordering::Relaxed), 5)
     }
 
     pub(crate) fn count_pages(&self, change: isize) {

@@ -278,6 +278,9 @@ impl FileCache {
         let mut fresh: Vec<Arc<CachePage>> = Vec::new();
         fresh.try_reserve((range.end - range.start) as usize).map_err(|_| Errno::ENOMEM)?;
         for i in range {
+            if !fresh.is_empty() && self.cache().is_tight() {
+                break;
+            }
             let Some(frame) = Page::uninit() else { break };
             let flags = if mark == Some(i) { READING | MARK } else { READING };
             fresh.push(CachePage::new(&self.owner, i, frame, flags));

@@ -65,7 +65,7 @@ mod truncate;
 mod write;
 mod writeback;
 
-pub use cache::{Limits, PageCache, Stats};
+pub use cache::{Limits, Memory, PageCache, Stats};
 pub use file::{FileCache, Settings};
 pub use lru::Shrink;
 pub use page::CachePage;

@@ -127,6 +127,8 @@ impl Ages {
 pub struct Shrink {
     /// How many pages to free.
     pub target: usize,
+    /// How many pages to look at, at most. Those that stay go to the list's end, so the next call looks at others.
+    pub scan: usize,
     /// Take mapped pages out of their mappings first. The caller holds no lock of rank `ADDRESS_SPACE` or above then.
     pub unmap: bool,
     /// Take whatever can be taken, however often it was used (`drop_caches`).
@@ -148,19 +150,23 @@ impl PageCache {
     /// any thread that holds no spin lock.
     pub fn shrink(&self, how: Shrink) -> usize {
         let mut freed = 0;
-        for shard in 0..SHARDS {
-            if freed >= how.target {
+        let mut scan = how.scan;
+        // From the caller's own shard on, so that several do not all look at the same pages.
+        let first = platform::cpu_id();
+        for shard in (first..first + SHARDS).map(|s| s % SHARDS) {
+            if freed >= how.target || scan == 0 {
                 break;
             }
             self.balance_lists(shard, how.all);
             // Each page is looked at once: what comes back goes to the list's end.
             let mut left = self.ages.shards[shard].lock().inactive.len;
-            while left > 0 && freed < how.target {
-                let batch = self.ages.shards[shard].lock().inactive.take(left);
+            while left > 0 && freed < how.target && scan > 0 {
+                let batch = self.ages.shards[shard].lock().inactive.take(left.min(scan));
                 if batch.is_empty() {
                     break;
                 }
                 left -= batch.len();
+                scan -= batch.len();
                 freed += self.shrink_batch(shard, batch, how);
             }
         }

@@ -147,7 +147,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 7 + i / 4096) as u8).collect()
 }
 
-const SHRINK: Shrink = Shrink { target: usize::MAX, unmap: false, all: false };
+const SHRINK: Shrink = Shrink { scan: usize::MAX, target: usize::MAX, unmap: false, all: false };
 
 #[test]
 fn reads_what_the_medium_holds_and_reads_ahead() {
@@ -480,7 +480,7 @@ proptest! {
                     prop_assert!(model[n..].iter().all(|&b| b == 0));
                 }
                 Op::Shrink(all) => {
-                    c.shrink(Shrink { target: usize::MAX, unmap: true, all });
+                    c.shrink(Shrink { scan: usize::MAX, target: usize::MAX, unmap: true, all });
                 }
                 Op::Invalidate => {
                     h.file().invalidate(0..u64::MAX);

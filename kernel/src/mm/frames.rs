@@ -165,8 +165,11 @@ pub fn alloc_zeroed(whom: For) -> Option<Frame> {
 fn refill(cache: &mut Cache, whom: For) -> bool {
     let map = memmap();
     let mut buddy = BUDDY.lock();
-    let keep = if whom == For::User { RESERVE.load(Ordering::Relaxed) } else { 0 };
-    while cache.len < BATCH && buddy.free_frames() > keep {
+    let reserve = RESERVE.load(Ordering::Relaxed);
+    let keep = if whom == For::User { reserve } else { 0 };
+    // Of the reserve only what is needed: whatever else lies in the cache, user memory may have.
+    let batch = if buddy.free_frames() > reserve { BATCH } else { 1 };
+    while cache.len < batch && buddy.free_frames() > keep {
         let Some(frame) = buddy.alloc(map, 0) else { break };
         cache.frames[cache.len] = frame;
         cache.len += 1;

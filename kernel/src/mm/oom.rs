@@ -131,6 +131,8 @@ pub fn insist<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// A victim that has not ended after so long is held up by somebody who waits for memory: another one is chosen.
 const VICTIM_NS: u64 = 5_000_000_000;
+/// For so long after a kill nobody else is, whether the victim is still seen or not.
+const LEAVING_NS: u64 = 1_000_000_000;
 static KILLED: AtomicU64 = AtomicU64::new(0);
 
 /// User memory could not be allocated. Context: thread that holds no address space's lock; may sleep.
@@ -163,15 +165,12 @@ pub fn out_of_memory() -> Outcome {
         }
     });
     let now = platform::monotonic_ns();
-    if dying && now.saturating_sub(KILLED.load(Ordering::Relaxed)) < VICTIM_NS {
-        // Its memory comes back when it has run to its end.
+    let ago = now.saturating_sub(KILLED.load(Ordering::Relaxed));
+    if dying && ago < VICTIM_NS || ago < LEAVING_NS {
+        // Its memory comes back when it has run to its end, which is after others see it for the last time.
         return rest(now);
     }
-    let Some((_, pid, rss, name)) = victim else {
-        // What the last victim leaves may be on its way still.
-        let recent = now.saturating_sub(KILLED.load(Ordering::Relaxed)) < VICTIM_NS;
-        return if recent { rest(now) } else { Outcome::Hopeless };
-    };
+    let Some((_, pid, rss, name)) = victim else { return Outcome::Hopeless };
     let name = core::str::from_utf8(&name).unwrap_or("?").trim_end_matches('\0');
     crate::error!(
         "out of memory: {} of {} frames free; killing process {pid} ({name}), the largest: {rss} pages resident",

@@ -12,7 +12,7 @@ use crate::sched;
 use crate::task::Thread;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use pagecache::{Limits, PageCache, Shrink};
+use pagecache::{Limits, Memory, PageCache, Shrink};
 use platform::ParkOptions;
 use sync::{Once, WaitQueue};
 
@@ -40,6 +40,8 @@ pub fn page_cache() -> &'static Arc<PageCache> {
     }
 }
 
+/// How many pages who runs out of memory looks at himself, before he leaves it to the reclaim thread.
+const SCAN: usize = 1024;
 /// How long no write may end before dirty memory counts as lost for reclaim.
 const STALL_NS: u64 = 10_000_000_000;
 
@@ -54,7 +56,7 @@ fn high_mark() -> usize {
 
 /// Starts the threads; once, before the first file system is mounted.
 pub fn init() {
-    let _ = page_cache();
+    page_cache().set_memory(Memory { free: frames::available, tight: frames::reserve() + 64 });
     super::oom::register_shrinker(direct);
     start("kswapd", kswapd);
     for _ in 0..FLUSHERS {
@@ -97,7 +99,8 @@ extern "C" fn kswapd(_: usize) {
                 got = true;
                 break;
             }
-            let freed = page_cache().shrink(Shrink { target: high_mark() - free, unmap: true, all: false });
+            let freed =
+                page_cache().shrink(Shrink { target: high_mark() - free, scan: usize::MAX, unmap: true, all: false });
             got |= freed > 0;
             if freed == 0 {
                 let before = frames::free_count();
@@ -119,7 +122,7 @@ extern "C" fn kswapd(_: usize) {
 /// The shrinker for whoever runs out of memory, whatever locks it holds.
 fn direct(target: usize) -> usize {
     let cache = page_cache();
-    let freed = cache.shrink(Shrink { target, unmap: platform::may_sleep(), all: false });
+    let freed = cache.shrink(Shrink { target, scan: SCAN, unmap: platform::may_sleep(), all: false });
     if freed > 0 || !platform::may_sleep() {
         return freed;
     }
@@ -137,7 +140,7 @@ fn direct(target: usize) -> usize {
 #[cold]
 pub fn now(target: usize) -> usize {
     match CACHE.get() {
-        Some(cache) if platform::may_sleep() => cache.shrink(Shrink { target, unmap: true, all: false }),
+        Some(cache) if platform::may_sleep() => cache.shrink(Shrink { target, scan: SCAN, unmap: true, all: false }),
         _ => 0,
     }
 }
@@ -146,7 +149,9 @@ pub fn now(target: usize) -> usize {
 #[cold]
 pub fn desperately(target: usize) -> usize {
     match CACHE.get() {
-        Some(cache) if platform::may_sleep() => cache.shrink(Shrink { target, unmap: true, all: true }),
+        Some(cache) if platform::may_sleep() => {
+            cache.shrink(Shrink { target, scan: usize::MAX, unmap: true, all: true })
+        }
         _ => 0,
     }
 }
@@ -158,7 +163,8 @@ pub fn wait_for_write_back() -> bool {
     static SINCE: AtomicU64 = AtomicU64::new(0);
     static LOOKED: AtomicU64 = AtomicU64::new(0);
     let cache = page_cache();
-    if !platform::may_sleep() || cache.unwritten_bytes() == 0 {
+    // A thread of the kernel may be the one that writes.
+    if !platform::may_sleep() || !crate::arch::context::current().is_user() || cache.unwritten_bytes() == 0 {
         return false;
     }
     cache.wake_flusher();
@@ -178,6 +184,6 @@ pub fn drop_caches(what: u32) {
         vfs::prune_dentries();
     }
     if what & 1 != 0 {
-        page_cache().shrink(Shrink { target: usize::MAX, unmap: true, all: true });
+        page_cache().shrink(Shrink { target: usize::MAX, scan: usize::MAX, unmap: true, all: true });
     }
 }

@@ -39,6 +39,7 @@ fn cases(options: &Options) -> Vec<Case> {
         cases.push(Case::new(format!("image in RAM smp{smp}"), move |c| from_ram(c, smp)).berth());
         cases.push(Case::new(format!("image on a disk smp{smp}"), move |c| from_disk(c, smp)).berth());
         cases.push(Case::new(format!("page cache smp{smp}"), move |c| cached(c, smp)).berth());
+        cases.push(Case::new(format!("memory runs short smp{smp}"), move |c| short(c, smp)).berth());
     }
     cases.push(Case::new("each layout that mkfs.erofs makes", layouts).berth());
     cases.push(Case::new("1 GiB read again and again in 128 MiB", again_and_again).berth());
@@ -214,6 +215,25 @@ fn cached(c: &mut Context<'_>, smp: u32) -> Outcome {
     check(wrote.output.contains("3566de3a97906edb98d004d6b947ae9b"), "base.write", || format!("{wrote:?}"))?;
     let killed = sh.run("dmesg | grep -c -i 'out of memory'", COMMAND_LIMIT)?;
     check(killed.output == "0", "base.nobody_killed", || format!("{killed:?}"))?;
+    sh.ok("umount /data")?;
+    sh.poweroff()?;
+    tool(Command::new("e2fsck").arg("-fn").arg(&disk.image).env("PATH", HOST_PATH)).map(drop)
+}
+
+/// Files, mappings and programs that want several times the memory of the machine; then somebody who takes all of it.
+fn short(c: &mut Context<'_>, smp: u32) -> Outcome {
+    let disk = Disk::new(&c.dir, "data", 600 << 20)?;
+    tool(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&disk.image).env("PATH", HOST_PATH))?;
+    let mut config = c.config(smp);
+    config.mem = 80;
+    disk.attach(&mut config, "d", "");
+    let mut sh = c.boot(&config)?;
+    for (test, victims) in [("all_at_once", "0"), ("the_hog_is_chosen", "1")] {
+        let ran = sh.run(&format!("/usr/lib/berth-tests/pressure {test}"), READ_LIMIT)?;
+        check(ran.output.ends_with("1 passed, 0 failed"), "base.pressure", || ran.output.clone())?;
+        let killed = sh.run("dmesg | grep -c -i 'out of memory'", COMMAND_LIMIT)?;
+        check(killed.output == victims, "base.victims", || format!("{test}: {killed:?}"))?;
+    }
     sh.ok("umount /data")?;
     sh.poweroff()?;
     tool(Command::new("e2fsck").arg("-fn").arg(&disk.image).env("PATH", HOST_PATH)).map(drop)
