@@ -307,7 +307,7 @@ impl Volume {
             };
             let Some(f) = next else { return };
             self.pending_blocks.fetch_sub(i64::from(f.len), Ordering::Relaxed);
-            if self.options.discard && self.device.geometry().discard {
+            if self.options.discard() && self.device.geometry().discard {
                 let shift = self.geo.block_bits - 9;
                 // A device that cannot is no error: discarding is a hint.
                 let _ = block::discard(&*self.device, f.start << shift, u64::from(f.len) << shift);

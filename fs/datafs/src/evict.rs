@@ -140,7 +140,7 @@ impl DataInode {
             return;
         }
         if let Err(e) = self.try_evict() {
-            (self.vol.options.log)(&alloc::format!("datafs: inode {} is left for the next mount: {e}", self.ino));
+            self.vol.options.log(&alloc::format!("datafs: inode {} is left for the next mount: {e}", self.ino));
         }
     }
 

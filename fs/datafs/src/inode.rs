@@ -264,14 +264,14 @@ impl DataInode {
     pub(crate) fn accessed(self: &Arc<Self>) {
         const DAY: i64 = 86400;
         let o = &self.vol.options;
-        if o.noatime || self.vol.read_only.load(Ordering::Relaxed) {
+        if o.noatime() || self.vol.read_only.load(Ordering::Relaxed) {
             return;
         }
         let now = now();
         let stale = {
             let c = self.core.read();
             let a = c.atime();
-            o.strictatime || a <= c.mtime() || a <= c.ctime() || now.sec - a.sec >= DAY
+            o.strictatime() || a <= c.mtime() || a <= c.ctime() || now.sec - a.sec >= DAY
         };
         if stale {
             self.change_lazily(|c| c.set_atime(now));

@@ -38,7 +38,7 @@ impl Keeper {
             return None;
         }
         let now = platform::monotonic_ns();
-        let interval = u64::from(vol.options.commit_seconds) * 1_000_000_000;
+        let interval = u64::from(vol.options.commit_seconds()) * 1_000_000_000;
         if now >= self.flushed.load(Ordering::Relaxed) + interval {
             self.flushed.store(now, Ordering::Relaxed);
             // Errors have aborted the journal or will come again at the next sync, which reports them.

@@ -184,7 +184,20 @@ impl FileSystem for DataFs {
     }
 
     fn read_only(&self) -> bool {
-        self.vol.read_only.load(Ordering::Relaxed)
+        self.vol.read_only.load(Ordering::Relaxed) || self.vol.store.journal.aborted().is_some()
+    }
+
+    /// Changes `sync`, `noatime`, `errors=`, `commit=`, `discard`. `EINVAL` for what would need another mount.
+    fn remount(&self, words: &str) -> Result<()> {
+        let v = &self.vol;
+        let old = v.options.now();
+        let new = old.parse(words)?;
+        if new.barrier != old.barrier {
+            return Err(Errno::EINVAL);
+        }
+        v.options.set(&new);
+        v.store.journal.set_interval_ns(u64::from(new.commit_seconds) * 1_000_000_000);
+        Ok(())
     }
 
     fn options(&self) -> String {
@@ -193,8 +206,8 @@ impl FileSystem for DataFs {
 }
 
 impl Drop for DataFs {
-    /// Unmounts: everything is written, the journal emptied, the file system marked clean. Errors were reported by the sync
-    /// that unmounting calls first, or are in the log.
+    /// Unmounts: everything is written, the journal emptied, the file system marked clean. Errors are in the
+    /// log.
     fn drop(&mut self) {
         let v = &self.vol;
         v.left.store(true, Ordering::Release);
@@ -210,7 +223,7 @@ impl Drop for DataFs {
             Ok(())
         };
         if let Err(e) = leave() {
-            (v.options.log)(&alloc::format!("datafs: {}: unmounting: {e}", v.device.name()));
+            v.options.log(&alloc::format!("datafs: {}: unmounting: {e}", v.device.name()));
         }
         // Whatever is left in the list would keep itself alive.
         let rest: Vec<_> = core::mem::take(&mut *v.dirty.lock()).into_values().collect();

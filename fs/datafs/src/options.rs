@@ -2,6 +2,7 @@
 
 use abi::{Errno, Result};
 use alloc::string::String;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What happens after an inconsistency was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,93 @@ impl Options {
             add(true, &alloc::format!("commit={}", self.commit_seconds));
         }
         out
+    }
+}
+
+/// The options of a mounted file system, as far as a remount changes them.
+#[derive(Debug)]
+pub(crate) struct Live {
+    sync: AtomicBool,
+    noatime: AtomicBool,
+    strictatime: AtomicBool,
+    goes_on: AtomicBool,
+    discard: AtomicBool,
+    commit_seconds: AtomicU32,
+    fixed: Options,
+}
+
+impl Live {
+    /// Those of a mount.
+    pub fn new(options: Options) -> Self {
+        let live = Live {
+            sync: AtomicBool::default(),
+            noatime: AtomicBool::default(),
+            strictatime: AtomicBool::default(),
+            goes_on: AtomicBool::default(),
+            discard: AtomicBool::default(),
+            commit_seconds: AtomicU32::default(),
+            fixed: options,
+        };
+        live.set(&options);
+        live
+    }
+
+    /// Takes over what can be changed.
+    pub fn set(&self, o: &Options) {
+        self.sync.store(o.sync, Ordering::Relaxed);
+        self.noatime.store(o.noatime, Ordering::Relaxed);
+        self.strictatime.store(o.strictatime, Ordering::Relaxed);
+        self.goes_on.store(o.on_error == OnError::Continue, Ordering::Relaxed);
+        self.discard.store(o.discard, Ordering::Relaxed);
+        self.commit_seconds.store(o.commit_seconds, Ordering::Relaxed);
+    }
+
+    /// All of them as they are now.
+    pub fn now(&self) -> Options {
+        Options {
+            sync: self.sync(),
+            noatime: self.noatime(),
+            strictatime: self.strictatime(),
+            on_error: if self.goes_on() { OnError::Continue } else { OnError::RemountReadOnly },
+            discard: self.discard(),
+            commit_seconds: self.commit_seconds(),
+            ..self.fixed
+        }
+    }
+
+    /// Every change is durable when its call returns.
+    pub fn sync(&self) -> bool {
+        self.sync.load(Ordering::Relaxed)
+    }
+
+    /// Access times are not kept.
+    pub fn noatime(&self) -> bool {
+        self.noatime.load(Ordering::Relaxed)
+    }
+
+    /// Access times are kept exactly.
+    pub fn strictatime(&self) -> bool {
+        self.strictatime.load(Ordering::Relaxed)
+    }
+
+    /// Writing goes on after an inconsistency.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on.load(Ordering::Relaxed)
+    }
+
+    /// The device is told of freed blocks.
+    pub fn discard(&self) -> bool {
+        self.discard.load(Ordering::Relaxed)
+    }
+
+    /// Seconds after which a change is durable by itself.
+    pub fn commit_seconds(&self) -> u32 {
+        self.commit_seconds.load(Ordering::Relaxed)
+    }
+
+    /// Where messages go.
+    pub fn log(&self, message: &str) {
+        (self.fixed.log)(message);
     }
 }
 

@@ -31,7 +31,7 @@ impl DataInode {
     }
 
     fn touch_read(&self) {
-        if !self.vol.options.noatime
+        if !self.vol.options.noatime()
             && let Some(me) = self.this()
         {
             me.accessed();
@@ -235,7 +235,7 @@ impl Inode for DataInode {
             }
             done
         };
-        if self.vol.options.sync {
+        if self.vol.options.sync() {
             self.make_durable(false)?;
         }
         Ok(done)

@@ -8,7 +8,7 @@ use crate::layout::features::Incompat;
 use crate::layout::group::GroupDesc;
 use crate::layout::superblock::{self as sbl, SuperBlock};
 use crate::meta::{Buf, Look, Store, Tx};
-use crate::options::{OnError, Options};
+use crate::options::{Live, Options};
 use abi::{Errno, Result};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
@@ -59,7 +59,7 @@ pub(crate) struct Volume {
     pub cache: Arc<PageCache>,
     /// Write errors of all files, for `syncfs`.
     pub fs_errors: Arc<ErrSeq>,
-    pub options: Options,
+    pub options: Live,
     /// Seed of all checksums.
     pub seed: u32,
     pub uuid: [u8; 16],
@@ -124,7 +124,7 @@ impl Volume {
             device,
             cache,
             fs_errors: Arc::new(ErrSeq::new()),
-            options,
+            options: Live::new(options),
             seed,
             uuid: sb.uuid,
             hasher: Hasher {
@@ -292,9 +292,9 @@ impl Volume {
     #[cold]
     pub fn corrupt(&self, ino: u32, what: &str) -> Errno {
         if self.errors.fetch_add(1, Ordering::Relaxed) < 16 {
-            (self.options.log)(&format!("datafs: inode {ino}: {what}"));
+            self.options.log(&format!("datafs: inode {ino}: {what}"));
         }
-        if self.options.on_error != OnError::Continue {
+        if !self.options.goes_on() {
             self.read_only.store(true, Ordering::Relaxed);
         }
         Errno::EUCLEAN
@@ -355,7 +355,7 @@ impl Volume {
             let tx = self.store.begin(credits)?;
             let result = f(&tx);
             let tid = tx.tid();
-            if matches!(result, Err(Errno::EUCLEAN)) && self.options.on_error != OnError::Continue {
+            if matches!(result, Err(Errno::EUCLEAN)) && !self.options.goes_on() {
                 // What was changed so far must not become durable.
                 self.store.journal.abort(Errno::EUCLEAN);
             }
@@ -365,7 +365,7 @@ impl Volume {
                 self.store.commit(tid)?;
                 continue;
             }
-            if self.options.sync && result.is_ok() {
+            if self.options.sync() && result.is_ok() {
                 self.store.commit(tid)?;
             }
             return result;
@@ -374,6 +374,6 @@ impl Volume {
 
     /// Options as `/proc/mounts` shows them.
     pub fn shown_options(&self) -> String {
-        self.options.shown()
+        self.options.now().shown()
     }
 }

@@ -259,7 +259,7 @@ fn mounts_cover_and_uncover() {
     assert!(w.at("/m/..", Lookup::FOLLOW).unwrap().same(&w.fs.root()));
     assert_eq!(mount::unmount(w.at("/m", Lookup::FOLLOW).unwrap(), false).unwrap_err(), Errno::EBUSY);
     drop(inside);
-    mount::remount(&w.at("/m", Lookup::FOLLOW).unwrap(), 1).unwrap();
+    mount::remount(&w.at("/m", Lookup::FOLLOW).unwrap(), 1, "").unwrap();
     assert_eq!(w.put("/m/ro", b"").unwrap_err(), Errno::EROFS);
     w.mkdir("/b").unwrap();
     let (what, to) = (w.at("/m", Lookup::FOLLOW).unwrap(), w.at("/b", Lookup::FOLLOW).unwrap());

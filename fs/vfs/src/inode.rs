@@ -308,6 +308,13 @@ pub trait FileSystem: Send + Sync {
         false
     }
 
+    /// Changes its options while it is mounted: words separated by commas, of which only what differs is named. `EINVAL` for
+    /// what it does not know or cannot change.
+    fn remount(&self, words: &str) -> Result<()> {
+        let _ = words;
+        Ok(())
+    }
+
     /// Options to show in `/proc/mounts`, each preceded by a comma.
     fn options(&self) -> alloc::string::String {
         alloc::string::String::new()

@@ -385,16 +385,18 @@ fn beneath(top: &Path) -> Vec<Arc<Mount>> {
     all().into_iter().filter(|m| m.mountpoint().is_some_and(|p| !p.same(top) && p.is_beneath(top))).collect()
 }
 
-/// `MS_REMOUNT`: changes the flags of the mount whose root is `at`.
-pub fn remount(at: &Path, flags: u32) -> Result<()> {
+/// `MS_REMOUNT`: changes the flags of the mount whose root is `at`, and the options of its file system by `words`. What was
+/// written is made durable before a mount becomes read-only. Files that are open for writing stay so.
+pub fn remount(at: &Path, flags: u32, words: &str) -> Result<()> {
     if !Arc::ptr_eq(&at.dentry, &at.mount.root) {
         return Err(Errno::EINVAL);
     }
     if flags & MountFlags::RDONLY == 0 && at.mount.sb.fs.read_only() {
         return Err(Errno::EROFS);
     }
-    at.mount.flags.store(flags & MountFlags::KEPT, Ordering::Relaxed);
-    Ok(())
+    at.mount.sb.fs.remount(words)?;
+    let old = at.mount.flags.swap(flags & MountFlags::KEPT, Ordering::Relaxed);
+    if flags & !old & MountFlags::RDONLY != 0 { at.mount.sb.fs.sync() } else { Ok(()) }
 }
 
 /// `MS_MOVE`: takes the mount at `from` to `to`.
@@ -457,10 +459,11 @@ pub fn unmount(at: Path, lazy: bool) -> Result<()> {
         }
     }
     drop(changes);
-    let synced = mount.sb.fs.sync();
+    // It is unmounted whatever comes of this: who must know of errors calls fsync or syncfs before. The log has them.
+    let _ = mount.sb.fs.sync();
     drop(places);
     drop(doomed);
-    synced
+    Ok(())
 }
 
 /// `pivot_root`: `new_root` becomes the root mount, and the old root mount moves to `put_old`. The caller then moves

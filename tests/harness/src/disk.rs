@@ -51,7 +51,11 @@ impl Disk {
 
     /// Puts it into a machine as the next disk; `device` is more of the device's properties, such as `,num-queues=2`.
     pub fn attach(&self, config: &mut VmConfig, id: &str, device: &str) {
-        let extra = &mut config.extra;
+        self.attach_to(&mut config.extra, id, device);
+    }
+
+    /// The same for the emulator's arguments.
+    pub fn attach_to(&self, extra: &mut Vec<String>, id: &str, device: &str) {
         let mut block = |text: String| extra.extend(["-blockdev".to_owned(), text]);
         block(format!("driver=file,filename={},node-name={id}-file,discard=unmap", self.image.display()));
         let node = match &self.log {
@@ -83,6 +87,8 @@ pub struct Entry {
     pub discard: bool,
     /// What was written; empty for zeroes and discards.
     pub data: Vec<u8>,
+    /// Where it ends in the log file.
+    pub end: u64,
 }
 
 /// What a device was asked for, in order.
@@ -114,7 +120,7 @@ impl Log {
             let Some(data) = bytes.get(at..at + len) else { break };
             at += len;
             let (flush, fua, discard) = (flags & FLUSH != 0, flags & FUA != 0, flags & DISCARD != 0);
-            entries.push(Entry { sector, sectors, flush, fua, discard, data: data.to_vec() });
+            entries.push(Entry { sector, sectors, flush, fua, discard, data: data.to_vec(), end: at as u64 });
         }
         Ok(Self { entries })
     }
@@ -126,16 +132,27 @@ impl Log {
 
     /// The disk that `before` becomes by what was durable at the end, and by nothing else.
     pub fn after_cut(&self, before: &[u8]) -> Vec<u8> {
+        self.cut(before, self.entries.len(), usize::MAX, || false)
+    }
+
+    /// The disk that `before` becomes by a cut after the first `until` entries: all that was durable there, and each piece of
+    /// `piece` bytes of the rest for which `keep` says so.
+    pub fn cut(&self, before: &[u8], until: usize, piece: usize, mut keep: impl FnMut() -> bool) -> Vec<u8> {
         let mut image = before.to_vec();
-        let flushed = self.entries.iter().rposition(|e| e.flush).map_or(0, |at| at + 1);
-        for (at, e) in self.entries.iter().enumerate() {
+        let entries = self.entries.get(..until).unwrap_or(&self.entries);
+        let flushed = entries.iter().rposition(|e| e.flush).map_or(0, |at| at + 1);
+        for (at, e) in entries.iter().enumerate() {
             let start = e.sector as usize * SECTOR;
             let end = start + e.sectors as usize * SECTOR;
-            if (at < flushed || e.fua) && end <= image.len() {
-                if e.discard {
-                    image[start..end].fill(0);
-                } else {
-                    image[start..end].copy_from_slice(&e.data);
+            let durable = at < flushed || e.fua;
+            let Some(place) = image.get_mut(start..end) else { continue };
+            for (n, to) in place.chunks_mut(piece).enumerate() {
+                if !durable && !keep() {
+                    continue;
+                }
+                match e.data.get(n.saturating_mul(piece)..) {
+                    Some(data) if !e.discard => to.copy_from_slice(&data[..to.len()]),
+                    _ => to.fill(0),
                 }
             }
         }

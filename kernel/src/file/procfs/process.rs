@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
 use vfs::FileType::{Dir, Regular, Symlink};
-use vfs::{FileType, Path};
+use vfs::{FileType, MountFlags, Path};
 
 /// A process, or one of its threads.
 #[derive(Clone)]
@@ -426,8 +426,16 @@ impl Subject {
                 None => b"/".to_vec(),
             };
             let place = String::from_utf8_lossy(&place);
-            let access = if m.read_only() { "ro" } else { "rw" };
             let fs = &m.sb.fs;
+            let mut access = String::from(if m.read_only() || fs.read_only() { "ro" } else { "rw" });
+            for (flag, word) in [
+                (MountFlags::NOSUID, ",nosuid"),
+                (MountFlags::NODEV, ",nodev"),
+                (MountFlags::NOEXEC, ",noexec"),
+                (MountFlags::NOATIME, ",noatime"),
+            ] {
+                access.push_str(if m.flags().has(flag) { word } else { "" });
+            }
             let (name, options) = (fs.name(), fs.options());
             let mut o = Out(&mut *out);
             if info {

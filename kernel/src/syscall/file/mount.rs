@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use vfs::perm::{self, CAP_SYS_ADMIN, CAP_SYS_CHROOT, MAY_EXEC};
 use vfs::{FileType, Lookup, MountFlags, Path, Superblock};
 
+const MS_SYNCHRONOUS: u32 = 16;
 const MS_REMOUNT: u32 = 32;
 const MS_BIND: u32 = 4096;
 const MS_MOVE: u32 = 8192;
@@ -45,7 +46,16 @@ pub fn mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, d
     let at = resolve_user(FDCWD, target, Lookup::FOLLOW)?;
     admin()?;
     if flags & MS_REMOUNT != 0 {
-        return vfs::mount::remount(&at, flags).map(|()| 0);
+        // Flags that file systems take as options.
+        let mut words = string(data)?;
+        let word = |set: bool, yes: &'static str, no: &'static str| if set { yes } else { no };
+        for w in [
+            word(flags & MS_SYNCHRONOUS != 0, ",sync", ",async"),
+            word(flags & vfs::MountFlags::NOATIME != 0, ",noatime", ",atime"),
+        ] {
+            words.push_str(w);
+        }
+        return vfs::mount::remount(&at, flags, &words).map(|()| 0);
     }
     if flags & MS_BIND != 0 {
         let what = resolve_user(FDCWD, source, Lookup::FOLLOW)?;

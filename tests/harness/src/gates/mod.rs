@@ -4,7 +4,9 @@ mod base;
 mod busybox;
 mod d0;
 mod d1;
+mod d2;
 mod d3;
+mod d4;
 mod m1;
 mod m2;
 mod m3;
@@ -28,7 +30,9 @@ pub const ALL: &[Gate] = &[
     s2::GATE,
     d0::GATE,
     d1::GATE,
+    d2::GATE,
     d3::GATE,
+    d4::GATE,
     surface::HOSTILE,
     surface::SIGNALS,
     surface::FILES,
