@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use platform::{Page, ParkOptions, Waiter, Wake};
 use sync::{LockClass, SpinLock};
 
-static CLASS: LockClass = LockClass::new("futex", sync::rank::OBJECT + 10);
+static CLASS: LockClass = LockClass::new("futex", sync::rank::SPIN + 94);
 const BUCKETS: usize = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub const WATCH_NS: u64 = 5_000_000_000;
 /// The watch asks for entropy every so many rounds: five minutes.
 const REFILL_ROUNDS: u64 = 60;
 
-static CLASS: LockClass = LockClass::new("disks", sync::rank::OBJECT + 30);
+static CLASS: LockClass = LockClass::new("disks", sync::rank::SPIN + 97);
 static DISKS: SpinLock<Vec<Disk>> = SpinLock::new(&CLASS, Vec::new());
 
 /// What the watch asks of a driver.

@@ -27,7 +27,7 @@ use sync::{LockClass, Mutex, SpinLock};
 use vfs::{ErrCursor, File, Io, OpenFile};
 
 static WRITE_CLASS: LockClass = LockClass::new("block file write", sync::rank::INODE + 30);
-static OPEN_CLASS: LockClass = LockClass::new("open block devices", sync::rank::OBJECT + 32);
+static OPEN_CLASS: LockClass = LockClass::new("open block devices", sync::rank::SPIN + 98);
 
 /// The devices that are open, by number.
 static OPEN: SpinLock<Vec<(u64, Weak<Opened>)>> = SpinLock::new(&OPEN_CLASS, Vec::new());

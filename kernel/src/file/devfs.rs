@@ -161,7 +161,7 @@ impl File for Random {
     }
 }
 
-static KMSG: LockClass = LockClass::new("kmsg position", sync::rank::OBJECT + 20);
+static KMSG: LockClass = LockClass::new("kmsg position", sync::rank::SPIN + 96);
 
 /// The log, from its oldest line on; a write adds a line.
 struct Kmsg {

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use sync::{IrqLock, LockClass, SpinLock};
 
-static LIST: LockClass = LockClass::new("process timers", sync::rank::OBJECT + 4);
+static LIST: LockClass = LockClass::new("process timers", sync::rank::SPIN + 93);
 static STATE: LockClass = LockClass::new("signalling timer", sync::rank::OBJECT + 5);
 /// The most timers of timer_create in one process.
 const MAX_POSIX: usize = 4096;

@@ -12,6 +12,7 @@ mod gate;
 mod gates;
 mod paths;
 mod shell;
+mod ssh;
 mod vm;
 
 use std::path::PathBuf;

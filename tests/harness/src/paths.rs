@@ -48,6 +48,13 @@ impl Paths {
         Ok(file)
     }
 
+    /// The initial root of a machine that hosts applications.
+    pub fn host_initrd(&self) -> Outcome<PathBuf> {
+        let file = self.build.join("initrd-host.cpio.gz");
+        Self::need(&file, "initrd")?;
+        Ok(file)
+    }
+
     /// Linux to compare with.
     pub fn linux(&self) -> PathBuf {
         self.build.join("linux/vmlinuz")

@@ -38,7 +38,7 @@ use virtio_drivers::transport::mmio::MmioTransport;
 use virtq::{Buffer, Virtqueue};
 
 static RX_CLASS: LockClass = LockClass::new("virtio-net receive queue", sync::rank::PAGE_CACHE + 90);
-static TX_CLASS: LockClass = LockClass::new("virtio-net transmit queue", sync::rank::PAGE_TABLE + 30);
+static TX_CLASS: LockClass = LockClass::new("virtio-net transmit queue", sync::rank::SPIN + 95);
 
 /// Feature bits (5.1.3).
 mod bit {

@@ -11,6 +11,7 @@ mod m1;
 mod m2;
 mod m3;
 mod m4;
+mod n3;
 mod programs;
 mod s0;
 mod s1;
@@ -33,6 +34,7 @@ pub const ALL: &[Gate] = &[
     d2::GATE,
     d3::GATE,
     d4::GATE,
+    n3::GATE,
     surface::HOSTILE,
     surface::SIGNALS,
     surface::FILES,
