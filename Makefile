@@ -20,6 +20,11 @@ QEMUFLAGS ?=
 # What it boots
 PROFILE ?= release
 INITRD  ?=
+SSH_PORT ?= 2222
+HTTP_PORT ?= 8080
+HTTPS_PORT ?= 8443
+DATA    ?= $(BUILD)/data.img
+DATA_SIZE ?= 1G
 # How it is built
 BUILD   ?= $(CURDIR)/build
 JOBS    ?= 2
@@ -28,7 +33,7 @@ GATE_JOBS ?= 2
 ONLY    ?=
 BENCHFLAGS ?=
 
-export SMP MEM CPU GIC EL ACCEL APPEND QEMU QEMUFLAGS PROFILE JOBS GATE_JOBS ONLY
+export SMP MEM CPU GIC EL ACCEL APPEND QEMU QEMUFLAGS PROFILE SSH_PORT HTTP_PORT HTTPS_PORT DATA DATA_SIZE JOBS GATE_JOBS ONLY
 export BERTH_BUILD := $(BUILD)
 # Where the pieces of a cross compiler are on a system other than Debian, see docs/building.md
 export MUSL_INCLUDE MUSL_LIB KERNEL_HEADERS BERTH_SOURCES BERTH_CACHE BERTH_RUST_BIN
@@ -43,7 +48,8 @@ help:
 
 #: Berth: an operating system for Arm virtual machines.
 #:
-#:   make run          boot the machine and use its shell (ctrl-a x leaves, `poweroff` ends it)
+#:   make run          boot the machine: ssh -p 2222 root@localhost, https://localhost:8443, and its console here
+#:                     (ctrl-a x leaves, `poweroff` ends it; its data is build/data.img)
 #:   make test         everything that must hold: formatting, lints, host tests, all gates
 #:   make NAME-test    one gate and those before it in its series: m1-test, s2-test … (ONLY=1: that one alone)
 #:   make lint         rustfmt and clippy on every crate, shellcheck on every script
@@ -69,6 +75,8 @@ help:
 #:   APPEND=           the kernel's command line
 #:   PROFILE=release   release or checked (lock order, atomic context, overflow checked at run time)
 #:   INITRD=           another initial root
+#:   SSH_PORT=2222, HTTP_PORT=8080, HTTPS_PORT=8443   this machine's ports for those of `make run`
+#:   DATA=build/data.img, DATA_SIZE=1G   its data disk, made if it is not there
 #:   QEMU=qemu-system-aarch64, QEMUFLAGS=   the emulator and more flags for it
 #:   JOBS=2            compilers at once
 #:   GATE_JOBS=2       gates at once
@@ -103,7 +111,7 @@ harness: setup
 # --- using it ---------------------------------------------------------------------------------------------------
 
 run: kernel $(if $(INITRD),,initrd)
-	@scripts/run "$(BUILD)/kernel-$(PROFILE).img" "$(boot_initrd)"
+	@HOSTING=1 scripts/run "$(BUILD)/kernel-$(PROFILE).img" "$(if $(INITRD),$(INITRD),$(BUILD)/initrd-host.cpio.gz)"
 
 run-linux: linux $(if $(INITRD),,initrd)
 	@cat "$(boot_initrd)" "$(BUILD)/linux/modules.cpio.gz" >"$(BUILD)/initrd-run-linux.cpio.gz"
