@@ -94,14 +94,30 @@ pub fn rndr() -> Option<u64> {
 
 /// Emulates a user-space read of an identification register (Linux: cpu-feature-registers.rst): feature fields that
 /// the kernel does not vouch for read as zero. False if the instruction is something else.
+///
+/// CPUs with FEAT_IDST report such a read as a trapped system register (`esr` says which); older ones only as an
+/// undefined instruction, which is then read from `frame.pc`. Interrupts are on; may sleep.
 pub fn emulate_id_read(esr: u64, frame: &mut TrapFrame) -> bool {
-    let iss = esr & 0x1ff_ffff;
-    let is_read = iss & 1 == 1;
-    let (op0, op2, op1, crn, rt, crm) =
-        ((iss >> 20) & 3, (iss >> 17) & 7, (iss >> 14) & 7, (iss >> 10) & 15, (iss >> 5) & 31, (iss >> 1) & 15);
-    if !is_read || op0 != 3 || op1 != 0 || crn != 0 || crm > 7 {
+    const SYSREG: u64 = 0x18;
+    // As the instruction encodes it (Arm ARM C5.2, MRS): o0 at 19, op1 at 16, CRn at 12, CRm at 8, op2 at 5, Rt at 0.
+    let code = if esr >> 26 == SYSREG {
+        let iss = esr & 0x1ff_ffff;
+        if iss & 1 == 0 || iss >> 20 & 3 != 3 {
+            return false;
+        }
+        let (op2, op1, crn, rt, crm) = (iss >> 17 & 7, iss >> 14 & 7, iss >> 10 & 15, iss >> 5 & 31, iss >> 1 & 15);
+        1 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5 | rt
+    } else {
+        match super::uaccess::get_user_u32(super::uaccess::UserAddr(frame.pc)) {
+            Ok(i) if i >> 20 == 0xd53 => u64::from(i & 0xf_ffff),
+            _ => return false,
+        }
+    };
+    // op0 = 3, op1 = 0, CRn = 0.
+    if code >> 12 != 1 << 7 {
         return false;
     }
+    let (crm, op2, rt) = (code >> 8 & 15, code >> 5 & 7, code & 31);
     let value = match (crm, op2) {
         (0, 0) => crate::read_sysreg!("midr_el1"),
         (0, 5) => 0x8000_0000,

@@ -199,7 +199,7 @@ extern "C" fn el0_fault(esr: u64, far: u64, frame: &mut TrapFrame) {
             frame.pc += 4;
             return;
         }
-        ec::SYSREG if crate::arch::cpu::emulate_id_read(esr, frame) => return,
+        ec::SYSREG | ec::UNKNOWN if crate::arch::cpu::emulate_id_read(esr, frame) => return,
         ec::UNKNOWN | ec::FP_TRAP | ec::SVE | ec::BTI | ec::ILLEGAL | ec::SYSREG => {
             FaultSignal { signo: SIGILL, code: 1, addr: frame.pc }
         }
