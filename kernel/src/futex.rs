@@ -414,7 +414,11 @@ pub fn sys_futex(a: [u64; 6]) -> Result<i64> {
 
 /// Walks the robust list of the exiting thread `tid` (get_robust_list(2)): each lock that it still holds is marked
 /// FUTEX_OWNER_DIED and one waiter is woken. Bounded at 2048 entries, as on Linux; bad pointers end it.
+/// `berth.sabotage=robust`: nothing is walked, which gate m6 must notice.
 pub fn exit_robust_list(head: UserAddr, tid: u32) {
+    if crate::machine::sabotaged("robust") {
+        return;
+    }
     const WAITERS: u32 = 0x8000_0000;
     const OWNER_DIED: u32 = 0x4000_0000;
     const TID_MASK: u32 = 0x3fff_ffff;

@@ -51,3 +51,27 @@ pub fn option_number(key: &str) -> Option<i64> {
 pub fn sabotaged(what: &str) -> bool {
     cmdline().lists("berth.sabotage", what)
 }
+
+/// A mechanism that `berth.sabotage=` can break, where the question is asked often: it is answered from the command line
+/// once.
+pub struct Sabotage(&'static str, Once<bool>);
+
+impl Sabotage {
+    /// The one that the command line calls `what`.
+    pub const fn new(what: &'static str) -> Self {
+        Sabotage(what, Once::new())
+    }
+
+    /// Whether it is broken.
+    #[inline]
+    pub fn on(&self) -> bool {
+        match self.1.get() {
+            Some(&on) => on,
+            None => {
+                let on = sabotaged(self.0);
+                let _ = self.1.set(on);
+                on
+            }
+        }
+    }
+}

@@ -142,6 +142,11 @@ pub trait File: Any + Send + Sync {
         b"anon_inode:[unknown]".to_vec()
     }
 
+    /// More lines for `/proc/PID/fdinfo` (proc(5)).
+    fn fdinfo(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// An inode whose opening gives the same thing again, for the links in `/proc/PID/fd` to objects without a path.
     fn to_open_again(&self) -> Option<Arc<dyn Inode>> {
         None

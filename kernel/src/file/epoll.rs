@@ -22,6 +22,7 @@
 //! `EPOLLWAKEUP` means nothing on a machine that does not suspend.
 
 use super::anonymous_attr;
+use crate::machine::Sabotage;
 use abi::{Errno, Result};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
@@ -36,6 +37,8 @@ static ITEMS: LockClass = LockClass::new("epoll items", rank::FILES + 2);
 static PARENTS: LockClass = LockClass::new("epoll parents", rank::SPIN + 8);
 static WATCHES: LockClass = LockClass::new("epoll watches", rank::SPIN + 9);
 static READY: LockClass = LockClass::new("epoll ready list", rank::WAIT + 5);
+
+static EDGES: Sabotage = Sabotage::new("edges");
 
 /// How deep epolls may watch each other.
 const MAX_NESTING: usize = 5;
@@ -191,7 +194,7 @@ impl Epoll {
         Ok(())
     }
 
-    /// `EPOLL_CTL_ADD`. `EEXIST`, `ELOOP`, `EINVAL`, `EPERM` (a file that is always ready), `ENOMEM`.
+    /// `EPOLL_CTL_ADD`. `berth.sabotage=edges`: edges are taken for levels, which gate m7 must notice. `EEXIST`, `ELOOP`, `EINVAL`, `EPERM` (a file that is always ready), `ENOMEM`.
     pub fn add(&self, fd: i32, file: &Arc<OpenFile>, what: Event) -> Result<()> {
         if file.object().is_none() {
             return Err(Errno::EPERM);
@@ -223,6 +226,7 @@ impl Epoll {
         if items.map.len() >= items.purge_at {
             items.purge();
         }
+        let what = if EDGES.on() { Event { events: what.events & !EPOLLET, ..what } } else { what };
         let key = key_of(fd, file);
         if items.map.contains_key(&key) {
             return Err(Errno::EEXIST);

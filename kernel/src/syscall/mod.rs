@@ -12,6 +12,7 @@ pub mod futex;
 pub mod misc;
 pub mod mm;
 pub mod net;
+pub mod pidfd;
 pub mod poll;
 pub mod sched;
 pub mod signal;

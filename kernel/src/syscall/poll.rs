@@ -10,6 +10,7 @@ use crate::file::epoll::{self, Epoll};
 use crate::file::eventfd::EventFd;
 use crate::file::pipe;
 use crate::file::poll::{self, Request};
+use crate::file::signalfd::SignalFd;
 use crate::file::timerfd::{Clock, Setting, TimerFd};
 use crate::file::user::check_range;
 use crate::sched::current;
@@ -29,6 +30,7 @@ crate::syscalls! {
         59 pipe2(fds: Ptr, flags: Hex) = pipe2;
         72 pselect6(n: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Ptr, sigmask: Ptr) = pselect6;
         73 ppoll(fds: Ptr, nfds: Int, timeout: Ptr, sigmask: Ptr, sigsetsize: Size) = ppoll;
+        74 signalfd4(fd: Fd, mask: Ptr, size: Size, flags: Hex) = signalfd4;
         85 timerfd_create(clockid: Int, flags: Hex) = timerfd_create;
         86 timerfd_settime(fd: Fd, flags: Hex, new: Ptr, old: Ptr) = timerfd_settime;
         87 timerfd_gettime(fd: Fd, current: Ptr) = timerfd_gettime;
@@ -78,6 +80,19 @@ fn eventfd2(count: u32, flags: u32) -> SysResult {
         return Err(Errno::EINVAL);
     }
     install_object(EventFd::new(count, flags & linux::EFD_SEMAPHORE != 0), flags)
+}
+
+fn signalfd4(fd: i32, mask: UserAddr, size: usize, flags: u32) -> SysResult {
+    if flags & !(linux::O_CLOEXEC | linux::O_NONBLOCK) != 0 || size != 8 {
+        return Err(Errno::EINVAL);
+    }
+    let mask = get_user_u64(mask).map_err(efault)?;
+    if fd == -1 {
+        return install_object(SignalFd::new(mask), flags);
+    }
+    let file = current().files().get_io(fd)?;
+    file.object_as::<SignalFd>().ok_or(Errno::EINVAL)?.set_mask(mask);
+    Ok(fd as usize)
 }
 
 /// When a wait of `ns` from now ends, as the waiting functions take it.

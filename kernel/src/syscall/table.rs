@@ -162,6 +162,7 @@ pub const TABLE: &[&[Call]] = &[
     super::mm::CALLS,
     super::sched::CALLS,
     super::poll::CALLS,
+    super::pidfd::CALLS,
     super::net::CALLS,
     super::file::CALLS,
 ];

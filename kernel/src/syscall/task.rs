@@ -6,6 +6,7 @@ use crate::arch::uaccess::{
     UserAddr, copy_from_user, get_user_u64, put_user_u32, read_user, strncpy_from_user, write_user,
 };
 use crate::exec::Strings;
+use crate::file::pidfd::PidFd;
 use crate::sched::current;
 use crate::task::cred::{Credentials, cap};
 use crate::task::exec::Target;
@@ -64,11 +65,16 @@ crate::syscalls! {
 }
 
 fn clone(frame: &mut TrapFrame, flags: u64, sp: u64, parent_tid: u64, tls: u64, child_tid: u64) -> SysResult {
+    // Both are written where `parent_tid` points.
+    if flags & flag::PIDFD != 0 && flags & flag::PARENT_SETTID != 0 {
+        return Err(Errno::EINVAL);
+    }
     let args = CloneArgs {
         flags: flags & !flag::CSIGNAL & 0xffff_ffff,
         sp,
         parent_tid,
         child_tid,
+        pidfd: parent_tid,
         tls,
         exit_signal: (flags & flag::CSIGNAL) as u32,
     };
@@ -118,6 +124,7 @@ fn clone3(frame: &mut TrapFrame, args: UserAddr, size: usize) -> SysResult {
         sp: a.stack.wrapping_add(a.stack_size),
         parent_tid: a.parent_tid,
         child_tid: a.child_tid,
+        pidfd: a.pidfd,
         tls: a.tls,
         exit_signal: a.exit_signal as u32,
     };
@@ -264,14 +271,29 @@ fn waitid(which: i32, id: i32, info: UserAddr, options: u32, usage: UserAddr) ->
     if options & !known != 0 || options & (option::WEXITED | option::WUNTRACED | option::WCONTINUED) == 0 {
         return Err(Errno::EINVAL);
     }
+    let polls = options & option::WNOHANG != 0;
+    let mut nonblock = false;
     let which = match which {
         0 => Which::Any,
         1 => Which::Pid(Pid::from_arg(id).ok_or(Errno::EINVAL)?),
         2 if id == 0 => Which::Group(Pid(job::current().group)),
         2 => Which::Group(Pid::from_arg(id).ok_or(Errno::EINVAL)?),
+        3 => {
+            let file = current().files().get_io(id)?;
+            let target = PidFd::process_of(&file)?;
+            if target.is_collected() {
+                return Err(Errno::ECHILD);
+            }
+            nonblock = file.flags() & abi::linux::O_NONBLOCK != 0;
+            Which::Pid(target.pid)
+        }
         _ => return Err(Errno::EINVAL),
     };
+    let options = if nonblock { options | option::WNOHANG } else { options };
     let report = wait::wait(which, options)?;
+    if report.is_none() && nonblock && !polls {
+        return Err(Errno::EAGAIN);
+    }
     let mut bytes = [0u8; 128];
     if let Some(r) = &report {
         use crate::task::signal::{Detail, SigInfo, code, number};

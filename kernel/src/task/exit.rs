@@ -158,10 +158,13 @@ fn exit_process(p: &Arc<Process>, status: i32, uid: u32) {
     let mut after = After::default();
     let mut tree = TREE.lock();
     reparent_children(&mut tree, p, &mut after);
-    p.links.get_mut(&mut tree).zombie = Some(status);
+    let links = p.links.get_mut(&mut tree);
+    links.zombie = Some(status);
+    links.uid = uid;
     orphan_groups(&tree, p);
     tell_parent(&mut tree, p, status, uid, ns, &mut after);
     drop(tree);
+    p.wake_end_watchers();
     for parent in after.wake {
         parent.child_wait.wake_all();
     }
@@ -203,10 +206,11 @@ fn reparent_children(tree: &mut Tree, p: &Process, after: &mut After) {
         tree.adopt(&to, &c);
         c.exit_signal.store(SIGCHLD, Ordering::Relaxed);
         parent_died(tree, &c, p);
-        let zombie = c.links.get(tree).zombie;
+        let links = c.links.get(tree);
+        let (zombie, uid) = (links.zombie, links.uid);
         if let Some(status) = zombie {
             // The new parent has not heard of it.
-            tell_parent(tree, &c, status, 0, 0, after);
+            tell_parent(tree, &c, status, uid, c.runtime_ns(), after);
         }
     }
 }

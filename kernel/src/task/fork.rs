@@ -46,16 +46,9 @@ pub mod flag {
     pub const CHILD_SETTID: u64 = 0x100_0000;
     pub const IO: u64 = 0x8000_0000;
     pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-    /// Namespaces, cgroups, pidfds: not supported.
-    pub const UNSUPPORTED: u64 = NEWNS
-        | 0x0200_0000
-        | 0x0400_0000
-        | 0x0800_0000
-        | 0x1000_0000
-        | 0x2000_0000
-        | 0x4000_0000
-        | 0x2_0000_0000
-        | PIDFD;
+    /// Namespaces, cgroups: not supported.
+    pub const UNSUPPORTED: u64 =
+        NEWNS | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000 | 0x2_0000_0000;
 }
 
 /// What to make.
@@ -69,6 +62,8 @@ pub struct CloneArgs {
     pub parent_tid: u64,
     /// `CLONE_CHILD_SETTID`, `CLONE_CHILD_CLEARTID`: where in the child.
     pub child_tid: u64,
+    /// `CLONE_PIDFD`: where the descriptor of the child's file is written.
+    pub pidfd: u64,
     /// `CLONE_SETTLS`.
     pub tls: u64,
     /// Sent to the parent at the end.
@@ -108,6 +103,7 @@ fn check(a: &CloneArgs) -> Result<()> {
         || needs(flag::SIGHAND, flag::VM)
         || needs(flag::THREAD, flag::SIGHAND)
         || f & flag::SIGHAND != 0 && f & flag::CLEAR_SIGHAND != 0
+        || f & flag::PIDFD != 0 && f & (flag::THREAD | flag::DETACHED) != 0
         || a.exit_signal > SIGMAX
     {
         return Err(Errno::EINVAL);
@@ -126,7 +122,13 @@ pub fn clone(frame: &TrapFrame, a: &CloneArgs) -> Result<Pid> {
         return Err(Errno::ERESTARTNOINTR);
     }
     let tid = reserve(me)?;
-    let made = build(me, frame, a, tid).and_then(|t| enter(me, a, t));
+    let made = build(me, frame, a, tid).and_then(|t| {
+        let pidfd = give_pidfd(a, &t)?;
+        enter(me, a, t).inspect_err(|_| {
+            // Another thread may have closed it; then there is nothing to undo.
+            let _ = pidfd.map(|fd| me.files().close(fd));
+        })
+    });
     let child = match made {
         Ok(child) => child,
         Err(e) => {
@@ -138,6 +140,19 @@ pub fn clone(frame: &TrapFrame, a: &CloneArgs) -> Result<Pid> {
         done.wait(me);
     }
     Ok(tid)
+}
+
+/// `CLONE_PIDFD`: a descriptor in the parent's table for the child's process.
+fn give_pidfd(a: &CloneArgs, child: &Thread) -> Result<Option<i32>> {
+    if a.flags & flag::PIDFD == 0 {
+        return Ok(None);
+    }
+    let fd = crate::syscall::pidfd::install(child.process.clone(), false)?;
+    if uaccess::put_user_u32(UserAddr(a.pidfd), fd as u32).is_err() {
+        let _ = crate::sched::current().files().close(fd);
+        return Err(Errno::EFAULT);
+    }
+    Ok(Some(fd))
 }
 
 fn reserve(me: &Thread) -> Result<Pid> {

@@ -37,6 +37,7 @@ pub mod timers;
 pub mod trace;
 pub mod tree;
 pub mod wait;
+pub mod watch;
 
 pub use ids::Pid;
 pub use process::{Process, find, find_thread};

@@ -104,6 +104,8 @@ pub struct Process {
     pub personality: AtomicU32,
     /// It was continued and its parent does not know yet.
     pub continued: AtomicBool,
+    /// Who watches it from files.
+    pub(super) watchers: super::watch::Watchers,
     /// Interval timers.
     pub timers: super::timers::ProcessTimers,
 }
@@ -134,6 +136,7 @@ impl Process {
             regions: SpinLock::new(&EXE, Regions::default()),
             personality: AtomicU32::new(0),
             continued: AtomicBool::new(false),
+            watchers: super::watch::Watchers::default(),
             timers: super::timers::ProcessTimers::new(),
         }
     }

@@ -147,6 +147,8 @@ pub struct Links {
     group_index: usize,
     /// The wait status, once it is a zombie.
     pub zombie: Option<i32>,
+    /// Its real user at its end.
+    pub uid: u32,
     /// A stop that no wait has seen, by the signal's number.
     pub stop_report: Option<u32>,
     /// A continuation that no wait has seen.

@@ -93,7 +93,8 @@ fn scan(me: &Process, which: Which, options: u32) -> Scan {
     let Some((child, status, zombie)) = found else {
         return if any { Scan::Nothing } else { Scan::NoChild };
     };
-    let report = Report { pid: child.pid, uid: 0, status, usage: child.times.total() };
+    let uid = child.links.get(&tree).uid;
+    let report = Report { pid: child.pid, uid, status, usage: child.times.total() };
     if options & WNOWAIT != 0 {
         drop(tree);
         return Scan::Found(report, Some(child));

@@ -107,7 +107,7 @@ impl Directory for Descriptors {
     fn lookup(&self, name: &[u8]) -> Result<Node> {
         let fd: i32 = core::str::from_utf8(name).ok().and_then(|s| s.parse().ok()).ok_or(Errno::ENOENT)?;
         let table = self.table().ok_or(Errno::ENOENT)?;
-        table.get(fd)?;
+        table.get(fd).map_err(|_| Errno::ENOENT)?;
         let link = FdLink { table, fd };
         Ok(Node { kind: Kind::Link(Arc::new(link)), mode: 0o700, owner: self.0.owner() })
     }
@@ -400,7 +400,7 @@ impl Subject {
                     flag(a.prot.contains(Prot::READ), 'r'),
                     flag(a.prot.contains(Prot::WRITE), 'w'),
                     flag(a.prot.contains(Prot::EXEC), 'x'),
-                    if a.flags.contains(VmFlags::SHARED) { 's' } else { 'p' },
+                    if a.flags.contains(VmFlags::SHARED) && !a.flags.contains(VmFlags::VDSO) { 's' } else { 'p' },
                     a.offset,
                     dev >> 8 & 0xfff,
                     dev & 0xff

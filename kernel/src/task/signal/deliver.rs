@@ -9,6 +9,7 @@ use super::state::{Action, DEFAULT, Ending, IGNORE};
 use super::{DefaultAction, SA_RESTART, default_of, frame as user_frame, send, stop};
 use crate::arch::context::{NOTIFY, SIGNAL_PENDING};
 use crate::arch::trap::TrapFrame;
+use crate::machine::Sabotage;
 use crate::task::thread::{Restart, Thread};
 use crate::task::tree::TREE;
 use abi::Errno;
@@ -173,11 +174,14 @@ fn interrupted(frame: &mut TrapFrame) {
     frame.syscallno = NO_SYSCALL;
 }
 
+/// `berth.sabotage=restart`: `SA_RESTART` means nothing, which gate m5 must notice.
+static NO_RESTART: Sabotage = Sabotage::new("restart");
+
 fn restart_before_handler(frame: &mut TrapFrame, action: Action) {
     match restart_code(frame) {
         None => {}
         Some(Errno::ERESTARTNOINTR) => again(frame),
-        Some(Errno::ERESTARTSYS) if action.flags & SA_RESTART != 0 => again(frame),
+        Some(Errno::ERESTARTSYS) if action.flags & SA_RESTART != 0 && !NO_RESTART.on() => again(frame),
         Some(_) => interrupted(frame),
     }
 }

@@ -46,12 +46,15 @@ pub fn pending_of(me: &Thread) -> u64 {
     me.pending(&mut s).set() | s.shared.set()
 }
 
+/// Takes a signal of `set` that waits for `me` or its process.
+pub fn take_pending(me: &Thread, set: u64) -> Option<SigInfo> {
+    let mut s = me.process.signals.lock();
+    me.pending(&mut s).take(set).or_else(|| s.shared.take(set))
+}
+
 /// sigtimedwait: takes a signal of `set`, waiting for one until `deadline`. `EAGAIN` at the deadline, `EINTR`.
 pub fn wait_for(me: &Thread, set: u64, deadline: Option<u64>) -> Result<SigInfo> {
-    let take = || {
-        let mut s = me.process.signals.lock();
-        me.pending(&mut s).take(set).or_else(|| s.shared.take(set))
-    };
+    let take = || take_pending(me, set);
     if let Some(found) = take() {
         return Ok(found);
     }
@@ -126,6 +129,7 @@ pub(in crate::task) fn post(p: &Process, s: &mut SignalState, target: Option<&Th
         return Err(Errno::EAGAIN);
     }
     waiting.push(info);
+    p.wake_signal_watchers();
     if info.signo == SIGKILL {
         for t in &s.threads {
             kick(t);

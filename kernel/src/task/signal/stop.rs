@@ -68,6 +68,7 @@ pub fn tell_parent(p: &Process, what: i32, signo: u32) {
     let uid = p.any_thread().map_or(0, |t| t.creds_of().uid);
     let mut tree = TREE.lock();
     let links = p.links.get_mut(&mut tree);
+    links.uid = uid;
     if what == code::CLD_STOPPED {
         links.stop_report = Some(signo);
         links.continue_report = false;

@@ -11,6 +11,9 @@ mod m1;
 mod m2;
 mod m3;
 mod m4;
+mod m5;
+mod m6;
+mod m7;
 mod n3;
 mod programs;
 mod s0;
@@ -26,6 +29,9 @@ pub const ALL: &[Gate] = &[
     m2::GATE,
     m3::GATE,
     m4::GATE,
+    m5::GATE,
+    m6::GATE,
+    m7::GATE,
     s0::GATE,
     s1::GATE,
     s2::GATE,
@@ -36,7 +42,6 @@ pub const ALL: &[Gate] = &[
     d4::GATE,
     n3::GATE,
     surface::HOSTILE,
-    surface::SIGNALS,
     surface::FILES,
     surface::TTY,
     surface::EXHAUST,

@@ -1,4 +1,4 @@
-//! Gates over what programs use: hostile calls, signals, files, terminals, exhaustion. Each is a test program that also
+//! Gates over what programs use: hostile calls, files, terminals, exhaustion. Each is a test program that also
 //! passes on Linux.
 
 use super::programs::{checked, on_each};
@@ -12,9 +12,6 @@ pub const HOSTILE: Gate = Gate {
     title: "every system call with bad pointers, lengths and flags: documented errors, nothing lost",
     cases: hostile,
 };
-/// Signals as an interactive shell needs them.
-pub const SIGNALS: Gate =
-    Gate { name: "signals", title: "handlers, masks, restart, groups, wait, timers", cases: signals };
 /// tmpfs, pipes, descriptors.
 pub const FILES: Gate =
     Gate { name: "files", title: "the POSIX file surface on tmpfs, pipes, descriptors, /proc and /dev", cases: files };
@@ -31,12 +28,6 @@ pub const EXHAUST: Gate = Gate {
 fn hostile(o: &Options) -> Vec<Case> {
     let mut cases = on_each(&o.smp, &["hostile"], still_well);
     cases.push(checked(4, &["hostile"]));
-    cases
-}
-
-fn signals(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["signals"], |_, _| Ok(()));
-    cases.push(checked(4, &["signals"]));
     cases
 }
 

@@ -1,0 +1,26 @@
+//! m6: threads as C libraries make them: mutexes of every kind, condition variables, cancellation, many threads, exits.
+//!
+//! Its negative control does not tell the next locker that a robust mutex's owner died.
+
+use super::programs::{checked, control, on_each};
+use crate::gate::{Case, Gate, Options};
+
+/// The gate.
+pub const GATE: Gate = Gate {
+    name: "m6",
+    title: "threads: create, join, detach, mutexes of every kind, condition variables, TLS, cancellation, 500 at once",
+    cases,
+};
+
+fn cases(o: &Options) -> Vec<Case> {
+    let mut cases = on_each(&o.smp, &["futex"], |_, _| Ok(()));
+    cases.push(checked(4, &["futex"]));
+    cases.push(control(
+        "robust lists not walked",
+        4,
+        "berth.sabotage=robust",
+        &["futex -t20 robust_mutex"],
+        "futex.robust_mutex",
+    ));
+    cases
+}

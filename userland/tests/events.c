@@ -1,0 +1,194 @@
+// Files that stand for events: signalfd, pidfd, inotify, timerfd and eventfd, waited for with poll, select and every kind of
+// epoll, beside pipes, sockets and terminals.
+#include "t.h"
+#include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/select.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#define SYS_pidfd_open 434
+#define SYS_pidfd_getfd 438
+#endif
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+static sigset_t set_of(int a, int b) {
+    sigset_t s;
+    sigemptyset(&s);
+    sigaddset(&s, a);
+    if (b) sigaddset(&s, b);
+    return s;
+}
+static int ready(int fd, int events) {
+    struct pollfd p = {.fd = fd, .events = events};
+    return poll(&p, 1, 0) == 1 ? p.revents : 0;
+}
+
+// ---- signalfd -------------------------------------------------------------------------------------------------------
+TEST(signalfd_takes_what_is_blocked) {
+    sigset_t s = set_of(SIGUSR1, SIGUSR2);
+    MUST(sigprocmask(SIG_BLOCK, &s, NULL));
+    int fd = MUST(signalfd(-1, &s, SFD_NONBLOCK | SFD_CLOEXEC));
+    CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
+    struct signalfd_siginfo i[3];
+    CHECK_ERR(read(fd, i, sizeof i), EAGAIN);
+    CHECK_ERR(read(fd, i, 127), EINVAL);
+    CHECK(ready(fd, POLLIN) == 0);
+    kill(getpid(), SIGUSR2);
+    sigqueue(getpid(), SIGUSR1, (union sigval){.sival_int = 77});
+    CHECK(ready(fd, POLLIN) == POLLIN);
+    CHECK(read(fd, i, sizeof i) == 256);
+    CHECK(i[0].ssi_signo == SIGUSR1 && i[0].ssi_code == SI_QUEUE && i[0].ssi_int == 77 && i[0].ssi_pid == (uint32_t)getpid());
+    CHECK(i[1].ssi_signo == SIGUSR2 && i[1].ssi_code == SI_USER && i[1].ssi_uid == getuid());
+    CHECK_ERR(read(fd, i, sizeof i), EAGAIN);
+    // Real-time signals queue, lowest number first, each with its value.
+    s = set_of(SIGRTMIN, SIGRTMIN + 1);
+    sigprocmask(SIG_BLOCK, &s, NULL);
+    CHECK(signalfd(fd, &s, 0) == fd);
+    for (int n = 0; n < 3; n++) sigqueue(getpid(), SIGRTMIN + (n == 0), (union sigval){.sival_int = n});
+    CHECK(read(fd, i, sizeof i) == 384 && i[0].ssi_int == 1 && i[1].ssi_int == 2 && i[2].ssi_int == 0);
+    // The mask was changed: SIGUSR1 is nothing to it now.
+    kill(getpid(), SIGUSR1);
+    CHECK(ready(fd, POLLIN) == 0);
+    struct timespec zero = {0, 0};
+    s = set_of(SIGUSR1, 0);
+    CHECK(sigtimedwait(&s, NULL, &zero) == SIGUSR1);
+    CHECK_ERR(signalfd(0, &s, 0), EINVAL);
+    CHECK_ERR(signalfd(99, &s, 0), EBADF);
+    CHECK_ERR(signalfd(-1, &s, 0x10), EINVAL);
+    CHECK_ERR(syscall(SYS_signalfd4, -1, &s, 4, 0), EINVAL);
+}
+
+static void *read_one(void *arg) {
+    static struct signalfd_siginfo i;
+    return (void *)(long)(read((int)(long)arg, &i, sizeof i) == sizeof i ? (long)i.ssi_signo : -1);
+}
+TEST(signalfd_wakes_sleepers) {
+    sigset_t s = set_of(SIGCHLD, SIGUSR1);
+    MUST(sigprocmask(SIG_BLOCK, &s, NULL));
+    int fd = MUST(signalfd(-1, &s, 0));
+    pthread_t t;
+    pthread_create(&t, NULL, read_one, (void *)(long)fd);
+    nap_ms(20);
+    kill(getpid(), SIGUSR1);
+    void *r;
+    pthread_join(t, &r);
+    CHECK((long)r == SIGUSR1);
+    // A child's end, through epoll, and who it was.
+    int ep = MUST(epoll_create1(0));
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = 5};
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+    pid_t pid = fork();
+    if (pid == 0) _exit(9);
+    CHECK(epoll_wait(ep, &e, 1, 10000) == 1 && e.data.u64 == 5);
+    struct signalfd_siginfo i;
+    CHECK(read(fd, &i, sizeof i) == sizeof i);
+    CHECK(i.ssi_signo == SIGCHLD && i.ssi_pid == (uint32_t)pid && i.ssi_status == 9 && i.ssi_code == CLD_EXITED);
+    waitpid(pid, NULL, 0);
+    CHECK(epoll_wait(ep, &e, 1, 0) == 0);
+}
+
+// ---- pidfd ----------------------------------------------------------------------------------------------------------
+static int pidfd_open_(pid_t pid, unsigned flags) { return syscall(SYS_pidfd_open, pid, flags); }
+TEST(pidfd_tells_of_the_end) {
+    int gate[2];
+    MUST(pipe(gate));
+    pid_t pid = fork();
+    if (pid == 0) {
+        char c;
+        close(gate[1]);
+        read(gate[0], &c, 1);
+        _exit(3);
+    }
+    int fd = MUST(pidfd_open_(pid, 0)), slow = MUST(pidfd_open_(pid, O_NONBLOCK));
+    CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
+    CHECK(ready(fd, POLLIN) == 0);
+    siginfo_t si;
+    CHECK_ERR(waitid(P_PIDFD, slow, &si, WEXITED), EAGAIN);
+    si.si_pid = 1;
+    CHECK(waitid(P_PIDFD, fd, &si, WEXITED | WNOHANG) == 0 && si.si_pid == 0);
+    int ep = MUST(epoll_create1(0));
+    struct epoll_event e = {.events = EPOLLIN};
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+    close(gate[1]);
+    CHECK(epoll_wait(ep, &e, 1, 10000) == 1 && e.events == EPOLLIN);
+    CHECK(ready(fd, POLLIN) == POLLIN);
+    CHECK(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0) == 0, "a zombie can be asked for");
+    CHECK(waitid(P_PIDFD, fd, &si, WEXITED) == 0 && si.si_pid == pid && si.si_status == 3 && si.si_code == CLD_EXITED);
+    CHECK_ERR(waitid(P_PIDFD, fd, &si, WEXITED), ECHILD);
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0), ESRCH);
+    CHECK(ready(fd, POLLIN) == POLLIN);
+    char b;
+    CHECK_ERR(read(fd, &b, 1), EINVAL);
+    CHECK_ERR(pidfd_open_(0, 0), EINVAL);
+    CHECK_ERR(pidfd_open_(-3, 0), EINVAL);
+    CHECK_ERR(pidfd_open_(getpid(), 1), EINVAL);
+    CHECK_ERR(waitid(P_PIDFD, ep, &si, WEXITED), EBADF);
+    CHECK_ERR(waitid(P_PIDFD, 99, &si, WEXITED), EBADF);
+}
+static volatile sig_atomic_t got;
+static void note(int n, siginfo_t *i, void *u) { got = n * 1000 + i->si_value.sival_int; }
+TEST(pidfd_signals_and_descriptors) {
+    struct sigaction a = {.sa_sigaction = note, .sa_flags = SA_SIGINFO};
+    sigaction(SIGUSR1, &a, NULL);
+    int self = MUST(pidfd_open_(getpid(), 0));
+    CHECK(syscall(SYS_pidfd_send_signal, self, SIGUSR1, NULL, 0) == 0 && got == SIGUSR1 * 1000);
+    siginfo_t si = {.si_signo = SIGUSR1, .si_code = SI_QUEUE, .si_value.sival_int = 12};
+    CHECK(syscall(SYS_pidfd_send_signal, self, SIGUSR1, &si, 0) == 0 && got == SIGUSR1 * 1000 + 12);
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, self, SIGUSR2, &si, 0), EINVAL);
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, self, 99, NULL, 0), EINVAL);
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, 0, SIGUSR1, NULL, 0), EBADF);
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, self, SIGUSR1, NULL, 1u << 20), EINVAL);
+    // Another's descriptor, taken out of its table.
+    int p[2], q[2];
+    MUST(pipe(p));
+    MUST(pipe(q));
+    pid_t pid = fork();
+    if (pid == 0) {
+        char c;
+        int mine = dup2(p[1], 77);
+        close(p[0]), close(p[1]), close(q[1]);
+        read(q[0], &c, 1);
+        _exit(mine != 77);
+    }
+    close(p[1]);
+    int child = MUST(pidfd_open_(pid, 0)), got_fd = -1;
+    for (int i = 0; i < 200 && got_fd == -1; i++, nap_ms(5)) got_fd = syscall(SYS_pidfd_getfd, child, 77, 0);
+    CHECK(got_fd >= 0 && write(got_fd, "x", 1) == 1);
+    char c;
+    CHECK(read(p[0], &c, 1) == 1 && c == 'x');
+    CHECK_ERR(syscall(SYS_pidfd_getfd, child, 78, 0), EBADF);
+    CHECK_ERR(syscall(SYS_pidfd_getfd, child, 77, 1), EINVAL);
+    siginfo_t other = {.si_signo = SIGUSR1, .si_code = SI_USER};
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, child, SIGUSR1, &other, 0), EPERM);
+    CHECK(syscall(SYS_pidfd_send_signal, child, SIGKILL, NULL, 0) == 0);
+    int st;
+    CHECK(waitpid(pid, &st, 0) == pid && died_of(st, SIGKILL));
+    CHECK_ERR(syscall(SYS_pidfd_getfd, child, 77, 0), ESRCH);
+}
+TEST(clone_gives_a_pidfd) {
+    int fd = -1;
+    long pid = syscall(SYS_clone, 0x1000 | SIGCHLD, 0, &fd, 0, 0);
+    if (pid == 0) _exit(fcntl(fd, F_GETFD) == -1 ? 4 : 5);
+    CHECK(pid > 0 && fd >= 0);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    CHECK(poll(&p, 1, 10000) == 1);
+    siginfo_t si;
+    CHECK(waitid(P_PIDFD, fd, &si, WEXITED) == 0 && si.si_pid == pid && si.si_status == 4);
+    CHECK_ERR(syscall(SYS_clone, 0x1000 | 0x100000 | SIGCHLD, 0, &fd, 0, 0), EINVAL);
+    uint64_t args[11] = {0x1000, (uint64_t)(uintptr_t)&fd, 0, 0, SIGCHLD};
+    pid = syscall(SYS_clone3, args, sizeof args);
+    if (pid == 0) _exit(6);
+    CHECK(pid > 0 && waitid(P_PIDFD, fd, &si, WEXITED) == 0 && si.si_status == 6);
+}
+
+MAIN(T(signalfd_takes_what_is_blocked), T(signalfd_wakes_sleepers), T(pidfd_tells_of_the_end),
+     T(pidfd_signals_and_descriptors), T(clone_gives_a_pidfd))
