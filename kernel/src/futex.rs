@@ -10,18 +10,22 @@
 //! with page faults disabled (preemption is off, so the copy fails instead of sleeping); on a fault the lock is dropped,
 //! the page touched, and everything tried again.
 //!
-//! # Not done
-//! Priority inheritance (FUTEX_LOCK_PI and friends): ENOSYS, as Linux without CONFIG_FUTEX_PI; see docs/limits.md.
+//! # Priority inheritance
+//! [`pi`] has the locks; a waiter of FUTEX_WAIT_REQUEUE_PI stands in a bucket with the node by which it waits for the lock
+//! beside, and is moved from the one to the other under both locks.
 
 use crate::arch::uaccess::{self, UserAddr};
 use crate::sched;
 use crate::task::thread::Restart;
 use abi::{Errno, Result, Timespec};
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use platform::{Page, ParkOptions, Waiter, Wake};
 use sync::{LockClass, SpinLock};
+
+pub mod pi;
+pub mod several;
 
 static CLASS: LockClass = LockClass::new("futex", sync::rank::SPIN + 94);
 const BUCKETS: usize = 256;
@@ -40,6 +44,22 @@ struct Node {
     bitset: u32,
     waiter: Waiter,
     woken: AtomicBool,
+    /// With FUTEX_WAIT_REQUEUE_PI: how it waits for the lock.
+    pi: *const pi::Node,
+}
+
+impl Node {
+    fn new(key: Key, bitset: u32, pi: *const pi::Node) -> Node {
+        Node {
+            key: UnsafeCell::new(key),
+            next: UnsafeCell::new(ptr::null()),
+            bucket: AtomicUsize::new(bucket_of(key)),
+            bitset,
+            waiter: Waiter::current(),
+            woken: AtomicBool::new(false),
+            pi,
+        }
+    }
 }
 
 struct Bucket {
@@ -135,28 +155,15 @@ pub fn resumable_wait(addr: UserAddr, private: bool, value: u32, bitset: u32, un
     }
 }
 
-/// FUTEX_WAIT and FUTEX_WAIT_BITSET. `EAGAIN` if the word is not `expected`, `ETIMEDOUT`, `ERESTARTSYS`, `EFAULT`.
-pub fn wait(addr: UserAddr, private: bool, expected: u32, bitset: u32, deadline_ns: Option<u64>) -> Result<()> {
-    if bitset == 0 {
-        return Err(Errno::EINVAL);
-    }
-    let (key, _page) = key_of(addr, private)?;
-    let index = bucket_of(key);
-    let node = Node {
-        key: UnsafeCell::new(key),
-        next: UnsafeCell::new(ptr::null()),
-        bucket: AtomicUsize::new(index),
-        bitset,
-        waiter: Waiter::current(),
-        woken: AtomicBool::new(false),
-    };
+/// Queues `node` if the word holds `expected`. `EAGAIN` if not, `EFAULT`.
+fn enqueue(node: &Node, addr: UserAddr, expected: u32) -> Result<()> {
     loop {
-        let mut b = TABLE[index].lock();
+        let mut b = TABLE[node.bucket.load(Ordering::Relaxed)].lock();
         match uaccess::get_user_u32(addr) {
             Ok(v) if v != expected => return Err(Errno::EAGAIN),
             Ok(_) => {
-                b.push(&node);
-                break;
+                b.push(node);
+                return Ok(());
             }
             Err(_) => {
                 drop(b);
@@ -164,6 +171,16 @@ pub fn wait(addr: UserAddr, private: bool, expected: u32, bitset: u32, deadline_
             }
         }
     }
+}
+
+/// FUTEX_WAIT and FUTEX_WAIT_BITSET. `EAGAIN` if the word is not `expected`, `ETIMEDOUT`, `ERESTARTSYS`, `EFAULT`.
+pub fn wait(addr: UserAddr, private: bool, expected: u32, bitset: u32, deadline_ns: Option<u64>) -> Result<()> {
+    if bitset == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (key, _page) = key_of(addr, private)?;
+    let node = Node::new(key, bitset, ptr::null());
+    enqueue(&node, addr, expected)?;
     loop {
         let why = platform::park(ParkOptions { interruptible: true, deadline_ns });
         if node.woken.load(Ordering::Acquire) {
@@ -197,7 +214,7 @@ fn wake_key(key: Key, count: u32, bitset: u32) -> u32 {
     b.drain(
         |n| {
             // SAFETY: the key of a queued node is under the bucket's lock.
-            let hit = woken < count && unsafe { *n.key.get() } == key && n.bitset & bitset != 0;
+            let hit = woken < count && unsafe { *n.key.get() } == key && n.bitset & bitset != 0 && n.pi.is_null();
             woken += u32::from(hit);
             hit
         },
@@ -253,7 +270,7 @@ pub fn requeue(
         let source = if a <= z { &mut *low } else { high.as_deref_mut().unwrap_or(&mut *low) };
         let mut take = |n: &Node| {
             // SAFETY: as in `wake_key`.
-            if unsafe { *n.key.get() } != from_key {
+            if unsafe { *n.key.get() } != from_key || !n.pi.is_null() {
                 return false;
             }
             woken + moved < wake.saturating_add(requeue) && {
@@ -371,8 +388,14 @@ mod op {
     pub const REQUEUE: u32 = 3;
     pub const CMP_REQUEUE: u32 = 4;
     pub const WAKE_OP: u32 = 5;
+    pub const LOCK_PI: u32 = 6;
+    pub const UNLOCK_PI: u32 = 7;
+    pub const TRYLOCK_PI: u32 = 8;
     pub const WAIT_BITSET: u32 = 9;
     pub const WAKE_BITSET: u32 = 10;
+    pub const WAIT_REQUEUE_PI: u32 = 11;
+    pub const CMP_REQUEUE_PI: u32 = 12;
+    pub const LOCK_PI2: u32 = 13;
     pub const PRIVATE: u32 = 128;
     pub const CLOCK_REALTIME: u32 = 256;
 }
@@ -397,7 +420,7 @@ pub fn sys_futex(a: [u64; 6]) -> Result<i64> {
     let private = flags & op::PRIVATE != 0;
     let realtime = flags & op::CLOCK_REALTIME != 0;
     let command = flags & !(op::PRIVATE | op::CLOCK_REALTIME);
-    if realtime && !matches!(command, op::WAIT_BITSET) {
+    if realtime && !matches!(command, op::WAIT_BITSET | op::WAIT_REQUEUE_PI | op::LOCK_PI2) {
         return Err(Errno::ENOSYS);
     }
     match command {
@@ -408,8 +431,111 @@ pub fn sys_futex(a: [u64; 6]) -> Result<i64> {
         op::REQUEUE => requeue(addr, addr2, private, val, val2, None).map(i64::from),
         op::CMP_REQUEUE => requeue(addr, addr2, private, val, val2, Some(val3)).map(i64::from),
         op::WAKE_OP => wake_op(addr, addr2, private, val, val2, val3).map(i64::from),
+        // Its limit is a time of the wall clock, always.
+        op::LOCK_PI => pi::lock(addr, private, deadline(UserAddr(a[3]), true, true)?, true).map(|()| 0),
+        op::LOCK_PI2 => pi::lock(addr, private, deadline(UserAddr(a[3]), true, realtime)?, true).map(|()| 0),
+        op::TRYLOCK_PI => pi::lock(addr, private, None, false).map(|()| 0),
+        op::UNLOCK_PI => pi::unlock(addr, private).map(|()| 0),
+        op::WAIT_REQUEUE_PI => wait_requeue_pi(addr, private, val, deadline(UserAddr(a[3]), true, realtime)?, addr2),
+        op::CMP_REQUEUE_PI => requeue_pi(addr, addr2, private, val, val2, val3).map(i64::from),
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// FUTEX_WAIT_REQUEUE_PI: waits on `addr` until FUTEX_CMP_REQUEUE_PI has moved the caller to the lock at `lock` and the
+/// lock is its own. `EAGAIN` if the word is not `expected` (or a signal came too late to wait again), `ETIMEDOUT`.
+fn wait_requeue_pi(
+    addr: UserAddr,
+    private: bool,
+    expected: u32,
+    deadline_ns: Option<u64>,
+    lock: UserAddr,
+) -> Result<i64> {
+    if addr.0 == lock.0 {
+        return Err(Errno::EINVAL);
+    }
+    pi::touch(lock)?;
+    let (key, _page) = key_of(addr, private)?;
+    let (lock_key, _lock_page) = key_of(lock, private)?;
+    let owner = pi::Node::new(lock_key);
+    let node = Node::new(key, u32::MAX, &raw const owner);
+    enqueue(&node, addr, expected)?;
+    loop {
+        let why = platform::park(ParkOptions { interruptible: true, deadline_ns });
+        if owner.is_granted() {
+            return Ok(0);
+        }
+        if why == Wake::Unparked && !owner.is_queued() {
+            continue;
+        }
+        unqueue(&node);
+        if owner.is_granted() {
+            return Ok(0);
+        }
+        if owner.is_queued() {
+            // Moved: from here on it is a wait for the lock.
+            let interrupted = |e| if e == Errno::EINTR { Errno::EAGAIN } else { e };
+            return match why {
+                Wake::Unparked => pi::wait_for(lock, &owner, deadline_ns).map(|()| 0).map_err(interrupted),
+                _ if pi::cancel(&owner) => Ok(0),
+                Wake::TimedOut => Err(Errno::ETIMEDOUT),
+                Wake::Interrupted => Err(Errno::EAGAIN),
+            };
+        }
+        return Err(if why == Wake::TimedOut { Errno::ETIMEDOUT } else { Errno::ERESTARTNOINTR });
+    }
+}
+
+/// FUTEX_CMP_REQUEUE_PI: gives the lock at `to` to the first of those who wait for it at `from`, and moves up to
+/// `count` others to wait for it. How many were given it or moved. `EINVAL`: one of them waits for another lock.
+fn requeue_pi(from: UserAddr, to: UserAddr, private: bool, wake: u32, count: u32, expected: u32) -> Result<u32> {
+    if wake != 1 || (count as i32) < 0 || from.0 == to.0 {
+        return Err(Errno::EINVAL);
+    }
+    let (key, _p) = key_of(from, private)?;
+    let (lock_key, _q) = key_of(to, private)?;
+    let mut done = 0;
+    while done <= count {
+        let (result, mut found) = (Cell::new(Ok(pi::Step::Queued)), false);
+        {
+            let mut b = TABLE[bucket_of(key)].lock();
+            match uaccess::get_user_u32(from) {
+                // Only before the first: what happens to the word after is what the woken ones do.
+                Ok(v) if v != expected && done == 0 => return Err(Errno::EAGAIN),
+                Ok(_) => b.drain(
+                    |n| {
+                        // SAFETY: the key of a queued node is under the bucket's lock.
+                        if found || unsafe { *n.key.get() } != key {
+                            return false;
+                        }
+                        found = true;
+                        // SAFETY: it lies beside the queued node, on the same stack.
+                        let owner = unsafe { n.pi.as_ref() }.filter(|o| o.key() == lock_key);
+                        result.set(owner.map_or(Err(Errno::EINVAL), |o| pi::step_for(to, o)));
+                        matches!(result.get(), Ok(pi::Step::Taken | pi::Step::Queued))
+                    },
+                    |n| {
+                        // SAFETY: as above; granting it is the last use of either node.
+                        if let (Ok(pi::Step::Taken), Some(owner)) = (result.get(), unsafe { n.pi.as_ref() }) {
+                            pi::grant(owner);
+                        }
+                    },
+                ),
+                Err(_) => result.set(Ok(pi::Step::Again)),
+            }
+        }
+        let result = result.get();
+        match result {
+            Err(e) => return if done > 0 { Ok(done) } else { Err(e) },
+            Ok(pi::Step::Again) => {
+                uaccess::get_user_u32(from).map_err(|_| Errno::EFAULT)?;
+                pi::touch(to)?;
+            }
+            Ok(_) if !found => break,
+            Ok(_) => done += 1,
+        }
+    }
+    Ok(done)
 }
 
 /// Walks the robust list of the exiting thread `tid` (get_robust_list(2)): each lock that it still holds is marked
@@ -422,13 +548,14 @@ pub fn exit_robust_list(head: UserAddr, tid: u32) {
     const WAITERS: u32 = 0x8000_0000;
     const OWNER_DIED: u32 = 0x4000_0000;
     const TID_MASK: u32 = 0x3fff_ffff;
+    // Bit 0 marks a lock with priority inheritance: its waiters take it over by themselves.
     let died = |entry: u64, offset: u64| {
         let addr = UserAddr((entry & !1).wrapping_add(offset));
         let Ok(mut old) = uaccess::get_user_u32(addr) else { return };
         while old & TID_MASK == tid {
             match uaccess::cmpxchg_user_u32(addr, old, old & WAITERS | OWNER_DIED) {
                 Ok(seen) if seen == old => {
-                    if old & WAITERS != 0 {
+                    if old & WAITERS != 0 && entry & 1 == 0 {
                         let _ = wake(addr, false, 1, u32::MAX);
                         let _ = wake(addr, true, 1, u32::MAX);
                     }

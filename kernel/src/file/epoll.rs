@@ -38,6 +38,7 @@ static PARENTS: LockClass = LockClass::new("epoll parents", rank::SPIN + 8);
 static WATCHES: LockClass = LockClass::new("epoll watches", rank::SPIN + 9);
 static READY: LockClass = LockClass::new("epoll ready list", rank::WAIT + 5);
 
+/// `berth.sabotage=edges`: edges are taken for levels, which gate m7 must notice.
 static EDGES: Sabotage = Sabotage::new("edges");
 
 /// How deep epolls may watch each other.
@@ -194,7 +195,7 @@ impl Epoll {
         Ok(())
     }
 
-    /// `EPOLL_CTL_ADD`. `berth.sabotage=edges`: edges are taken for levels, which gate m7 must notice. `EEXIST`, `ELOOP`, `EINVAL`, `EPERM` (a file that is always ready), `ENOMEM`.
+    /// `EPOLL_CTL_ADD`. `EEXIST`, `ELOOP`, `EINVAL`, `EPERM` (a file that is always ready), `ENOMEM`.
     pub fn add(&self, fd: i32, file: &Arc<OpenFile>, what: Event) -> Result<()> {
         if file.object().is_none() {
             return Err(Errno::EPERM);
@@ -226,7 +227,6 @@ impl Epoll {
         if items.map.len() >= items.purge_at {
             items.purge();
         }
-        let what = if EDGES.on() { Event { events: what.events & !EPOLLET, ..what } } else { what };
         let key = key_of(fd, file);
         if items.map.contains_key(&key) {
             return Err(Errno::EEXIST);
@@ -314,7 +314,7 @@ impl Epoll {
                     let how = item.events.load(Ordering::Relaxed);
                     if how & EPOLLONESHOT != 0 {
                         item.events.store(how & HOW, Ordering::Relaxed);
-                    } else if how & EPOLLET == 0 {
+                    } else if how & EPOLLET == 0 || EDGES.on() {
                         item.queue();
                     }
                 }

@@ -10,7 +10,7 @@ use super::{CPUS, ONLINE, act, cpu_id, current, place, place_new, resched, yield
 use crate::arch::percpu;
 use crate::task::Thread;
 use abi::{Errno, Result, linux};
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 use sched_policy::{
     Arrival, CpuMask, Nice, Policy, QosClass, QosError, QosTarget, RR_QUANTUM_NS, RtPriority, RunState,
     authorize_entity_qos,
@@ -102,6 +102,109 @@ pub fn rr_interval_ns(t: &Thread) -> u64 {
     }
 }
 
+/// A policy in a word; 0: none.
+#[derive(Debug, Default)]
+struct Kept(AtomicU32);
+
+impl Kept {
+    fn get(&self) -> Option<Policy> {
+        let word = self.0.load(Ordering::Relaxed);
+        if word == 0 {
+            return None;
+        }
+        let low = (word & 0xff) as i32;
+        let kind = word >> 8 & 0xff;
+        // The low byte is a priority, or a nice value plus 20.
+        make_policy(kind, low as u32, 0)
+            .ok()
+            .filter(|p| p.is_realtime())
+            .or_else(|| make_policy(kind, 0, low - 20).ok())
+    }
+
+    fn set(&self, to: Option<Policy>) {
+        let word = |p: Policy| {
+            let low = match p {
+                Policy::Fair(n) | Policy::Batch(n) => (n.get() + 20) as u32,
+                Policy::Idle => 0,
+                Policy::Fifo(p) | Policy::Rr(p) => p.get() as u32,
+            };
+            1 << 16 | number(p).0 << 8 | low
+        };
+        self.0.store(to.map_or(0, word), Ordering::Relaxed);
+    }
+}
+
+/// Priority inheritance: a thread that holds what another waits for runs with that one's policy while it is the stronger
+/// one. Written under `CHANGE`.
+#[derive(Debug, Default)]
+pub struct Boost {
+    /// What it inherits.
+    inherited: Kept,
+    /// Its own policy, while it inherits.
+    own: Kept,
+}
+
+impl Boost {
+    /// The thread's own policy, if `now` is the one it runs with.
+    pub fn own(&self, now: Policy) -> Policy {
+        self.own.get().unwrap_or(now)
+    }
+}
+
+/// How strong a policy is: the order of inheritance. Real-time by priority, then fair ones by nice value, then idle.
+fn rank(policy: Policy) -> u32 {
+    match policy {
+        Policy::Fifo(p) | Policy::Rr(p) => 100 + u32::from(p.get()),
+        Policy::Fair(n) | Policy::Batch(n) => (40 - n.get()) as u32,
+        Policy::Idle => 1,
+    }
+}
+
+/// The policy that `t` runs with, inherited or its own.
+pub fn effective(t: &Thread) -> Policy {
+    t.sched.entity.policy()
+}
+
+/// The priority that `/proc` shows (proc(5)), inherited or its own: -2 to -100 for real-time ones, 0 to 39 for the others.
+pub fn shown_priority(t: &Thread) -> i32 {
+    match effective(t) {
+        Policy::Fifo(p) | Policy::Rr(p) => -1 - i32::from(p.get()),
+        Policy::Fair(n) | Policy::Batch(n) => 20 + n.get(),
+        Policy::Idle => 20 + t.sched.nice(),
+    }
+}
+
+/// [`effective`] as a number, larger for stronger.
+pub fn effective_rank(t: &Thread) -> u32 {
+    rank(effective(t))
+}
+
+/// Has `t` inherit `from` (or nothing more) while that is stronger than its own policy; whether that changed what it runs
+/// with. Context: any.
+pub fn set_boost(t: &Thread, from: Option<Policy>) -> bool {
+    let _change = CHANGE.lock();
+    let before = effective(t);
+    let own = t.sched.boost.own(before);
+    t.sched.boost.inherited.set(from);
+    run_with(t, own);
+    effective(t) != before
+}
+
+/// Makes `own` the policy of `t`, which runs with that or with what it inherits. Under `CHANGE`.
+fn run_with(t: &Thread, own: Policy) {
+    let inherited = t.sched.boost.inherited.get().filter(|&p| rank(p) > rank(own));
+    t.sched.boost.own.set(inherited.map(|_| own));
+    let to = inherited.unwrap_or(own);
+    if to != effective(t) {
+        apply(t, to, t.sched.entity.qos());
+    }
+}
+
+/// The policy that `t` has by itself.
+fn own_policy(t: &Thread) -> Policy {
+    t.sched.boost.own(effective(t))
+}
+
 fn number(policy: Policy) -> (u32, u32) {
     match policy {
         Policy::Fair(_) => (linux::SCHED_NORMAL, 0),
@@ -115,17 +218,17 @@ fn number(policy: Policy) -> (u32, u32) {
 /// `sched_getscheduler(2)`: the policy, with `SCHED_RESET_ON_FORK` if that is set.
 pub fn get_scheduler(t: &Thread) -> u32 {
     let reset = t.sched.reset_on_fork.load(Ordering::Relaxed);
-    number(t.sched.entity.policy()).0 | if reset { linux::SCHED_RESET_ON_FORK } else { 0 }
+    number(own_policy(t)).0 | if reset { linux::SCHED_RESET_ON_FORK } else { 0 }
 }
 
 /// `sched_getparam(2)`: the real-time priority, 0 for other policies.
 pub fn get_priority(t: &Thread) -> u32 {
-    number(t.sched.entity.policy()).1
+    number(own_policy(t)).1
 }
 
 /// `sched_getattr(2)`.
 pub fn get_attr(t: &Thread) -> Attr {
-    let (policy, priority) = number(t.sched.entity.policy());
+    let (policy, priority) = number(own_policy(t));
     let reset = t.sched.reset_on_fork.load(Ordering::Relaxed);
     let flags = if reset { linux::SCHED_FLAG_RESET_ON_FORK as u64 } else { 0 };
     Attr { policy, flags, nice: if priority == 0 { t.sched.nice() } else { 0 }, priority }
@@ -153,7 +256,7 @@ pub fn set_attr(t: &Thread, attr: &Attr, by: &Authority) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let _change = CHANGE.lock();
-    let old = t.sched.entity.policy();
+    let old = own_policy(t);
     let (old_number, old_priority) = number(old);
     let keeps = |flag: u32| attr.flags & flag as u64 != 0;
     let kind = if keeps(linux::SCHED_FLAG_KEEP_POLICY) { old_number } else { attr.policy };
@@ -169,7 +272,7 @@ pub fn set_attr(t: &Thread, attr: &Attr, by: &Authority) -> Result<()> {
     if !new.is_realtime() {
         t.sched.nice.store(nice as i8, Ordering::Relaxed);
     }
-    apply(t, new, t.sched.entity.qos());
+    run_with(t, new);
     Ok(())
 }
 
@@ -221,12 +324,12 @@ pub fn set_nice(t: &Thread, nice: i32, by: &Authority) -> Result<()> {
         return Err(Errno::EACCES);
     }
     t.sched.nice.store(nice.get() as i8, Ordering::Relaxed);
-    let new = match t.sched.entity.policy() {
+    let new = match own_policy(t) {
         Policy::Fair(_) => Policy::Fair(nice),
         Policy::Batch(_) => Policy::Batch(nice),
         _ => return Ok(()),
     };
-    apply(t, new, t.sched.entity.qos());
+    run_with(t, new);
     Ok(())
 }
 

@@ -40,6 +40,8 @@ pub struct SchedState {
     pub(super) user_reported: AtomicU64,
     /// The nice value, kept while a real-time policy hides it.
     pub(super) nice: AtomicI8,
+    /// What it inherits from who waits for it, and its own policy meanwhile; see [`super::policy::set_boost`].
+    pub(super) boost: super::policy::Boost,
     /// Children start with the default policy (`SCHED_RESET_ON_FORK`).
     pub(super) reset_on_fork: AtomicBool,
     /// How late timed sleeps may end, in nanoseconds (`PR_SET_TIMERSLACK`); `u64::MAX`: as the QoS class says.
@@ -72,6 +74,7 @@ impl SchedState {
             system_samples: AtomicU64::new(0),
             user_reported: AtomicU64::new(0),
             nice: AtomicI8::new(0),
+            boost: super::policy::Boost::default(),
             reset_on_fork: AtomicBool::new(false),
             slack_ns: AtomicU64::new(u64::MAX),
             reservation: UnsafeCell::new(None),
@@ -81,7 +84,9 @@ impl SchedState {
     /// As a child of `self` starts: same policy, nice value, QoS class and affinity, unless `self` asked that children
     /// start afresh (then a real-time policy becomes the normal one and a negative nice value 0; sched(7)).
     pub fn inherit(&self) -> Self {
-        let (mut policy, mut nice) = (self.entity.policy(), self.nice.load(Ordering::Relaxed));
+        // What it inherits for a while is not its children's.
+        let own = self.boost.own(self.entity.policy());
+        let (mut policy, mut nice) = (own, self.nice.load(Ordering::Relaxed));
         let reset = self.reset_on_fork.load(Ordering::Relaxed);
         if reset {
             if nice < 0 {

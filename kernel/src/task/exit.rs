@@ -79,6 +79,8 @@ pub fn exit_thread(status: i32) -> ! {
     let uid = me.creds().uid;
     let gone = TREE.lock().leave_thread(tid, uid);
     drop(gone);
+    // Only now: nobody can find the thread any more and wait for it.
+    crate::futex::pi::owner_exits(tid.0);
     release_memory(me);
     if last {
         exit_process(&p, status, uid);

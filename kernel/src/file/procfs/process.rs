@@ -261,8 +261,7 @@ impl Subject {
         let cpu = self.any_thread().map_or(0, |t| t.sched.last_cpu());
         let attr = self.any_thread().map(|t| crate::sched::policy::get_attr(&t)).unwrap_or_default();
         let nice = self.any_thread().map_or(0, |t| t.sched.nice());
-        // Real-time threads show as -2 to -100 (proc(5)).
-        let prio = if attr.priority != 0 { -1 - attr.priority as i32 } else { 20 + nice };
+        let prio = self.any_thread().map_or(20, |t| crate::sched::policy::shown_priority(&t));
         let (rt_priority, policy) = (attr.priority, attr.policy);
         let mut o = Out(out);
         write!(

@@ -1,6 +1,6 @@
 //! m6: threads as C libraries make them: mutexes of every kind, condition variables, cancellation, many threads, exits.
 //!
-//! Its negative control does not tell the next locker that a robust mutex's owner died.
+//! Its negative control does not tell the next locker that a robust mutex's owner was killed.
 
 use super::programs::{checked, control, on_each};
 use crate::gate::{Case, Gate, Options};
@@ -13,14 +13,14 @@ pub const GATE: Gate = Gate {
 };
 
 fn cases(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["futex"], |_, _| Ok(()));
-    cases.push(checked(4, &["futex"]));
+    let mut cases = on_each(&o.smp, &["futex", "threads"], |_, _| Ok(()));
+    cases.push(checked(4, &["futex", "threads"]));
     cases.push(control(
         "robust lists not walked",
         4,
         "berth.sabotage=robust",
-        &["futex -t20 robust_mutex"],
-        "futex.robust_mutex",
+        &["threads -t20 robust_between_processes"],
+        "threads.robust_between_processes",
     ));
     cases
 }
