@@ -19,6 +19,7 @@ mod programs;
 mod s0;
 mod s1;
 mod s2;
+mod s3;
 mod surface;
 
 use crate::gate::Gate;
@@ -35,6 +36,7 @@ pub const ALL: &[Gate] = &[
     s0::GATE,
     s1::GATE,
     s2::GATE,
+    s3::GATE,
     d0::GATE,
     d1::GATE,
     d2::GATE,
