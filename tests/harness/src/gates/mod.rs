@@ -20,6 +20,7 @@ mod s0;
 mod s1;
 mod s2;
 mod s3;
+mod s4;
 mod surface;
 
 use crate::gate::Gate;
@@ -37,6 +38,7 @@ pub const ALL: &[Gate] = &[
     s1::GATE,
     s2::GATE,
     s3::GATE,
+    s4::GATE,
     d0::GATE,
     d1::GATE,
     d2::GATE,
