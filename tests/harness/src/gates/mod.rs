@@ -7,6 +7,7 @@ mod d1;
 mod d2;
 mod d3;
 mod d4;
+mod init;
 mod m1;
 mod m2;
 mod m3;
@@ -44,6 +45,7 @@ pub const ALL: &[Gate] = &[
     d2::GATE,
     d3::GATE,
     d4::GATE,
+    init::GATE,
     n3::GATE,
     surface::HOSTILE,
     surface::FILES,
