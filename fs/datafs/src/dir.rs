@@ -121,15 +121,9 @@ impl DataInode {
     /// Adds an entry where it fits; false if it does not.
     pub(crate) fn insert_in(&self, tx: &Tx, buf: &Arc<Buf>, ino: u32, kind: u8, name: &[u8]) -> Result<bool> {
         let end = self.chain_end();
-        let need = dir::space(name.len());
-        let room = buf.with(|b| {
-            dir::entries(b, end)
-                .any(|e| e.is_ok_and(|e| e.rec_len - if e.ino == 0 { 0 } else { dir::space(e.name.len()) } >= need))
-        });
-        if !room {
-            return Ok(false);
-        }
-        self.write_chain(tx, buf, |b| dir::insert(b, end, ino, kind, name))?
+        // The directory's core is locked for writing, so the room stays where it was found.
+        let Some(room) = buf.with(|b| dir::room(b, end, name.len()))? else { return Ok(false) };
+        self.write_chain(tx, buf, |b| dir::insert_at(b, room, ino, kind, name)).map(|()| true)
     }
 
     fn write_chain<R>(&self, tx: &Tx, buf: &Arc<Buf>, f: impl FnOnce(&mut [u8]) -> R) -> Result<R> {

@@ -4,7 +4,9 @@
 //! `flock` locks and record locks do not see each other, as in Linux. A waiter sleeps on one queue for all files and looks
 //! again after every release.
 //!
-//! What was not done: `EDEADLK` (a program that would get it sleeps until a signal comes).
+//! A process that would wait for a process that waits for it, over any number of others, gets `EDEADLK`. As in Linux that
+//! is so for POSIX locks alone: an open file, whose are the other kinds, may be many processes', so who waits for whom is not
+//! known. Threads of one process are one owner: where two of them wait the answer can come too early, as it can there.
 
 use crate::file::OpenFile;
 use abi::{Errno, Result};
@@ -15,8 +17,43 @@ use platform::{ParkOptions, Wake};
 use sync::{LockClass, Mutex, WaitQueue, rank};
 
 static CLASS: LockClass = LockClass::new("file locks", rank::PAGE_CACHE + 20);
-static TABLE: Mutex<BTreeMap<(u64, u64), Vec<Lock>>> = Mutex::new(&CLASS, BTreeMap::new());
+static TABLE: Mutex<Table> = Mutex::new(&CLASS, Table { files: BTreeMap::new(), waiting: Vec::new() });
 static RELEASED: WaitQueue = WaitQueue::new();
+
+/// Device and inode number.
+type Key = (u64, u64);
+
+struct Table {
+    files: BTreeMap<Key, Vec<Lock>>,
+    /// What processes wait for.
+    waiting: Vec<(Key, Lock)>,
+}
+
+impl Table {
+    /// Whether an owner that waits for `lock` would wait for itself.
+    fn deadlocks(&self, key: Key, lock: &Lock) -> bool {
+        let mut todo = alloc::vec![(key, *lock)];
+        let mut seen = Vec::new();
+        while let Some((key, wanted)) = todo.pop() {
+            for held in self.files.get(&key).into_iter().flatten().filter(|l| l.conflicts(&wanted)) {
+                if held.owner == lock.owner {
+                    return true;
+                }
+                if !seen.contains(&held.owner) {
+                    seen.push(held.owner);
+                    todo.extend(self.waiting.iter().filter(|w| w.1.owner == held.owner));
+                }
+            }
+        }
+        false
+    }
+
+    fn stop_waiting(&mut self, key: Key, lock: &Lock) {
+        if let Some(at) = self.waiting.iter().position(|w| *w == (key, *lock)) {
+            self.waiting.swap_remove(at);
+        }
+    }
+}
 
 /// Whose a lock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +83,7 @@ impl Owner {
 }
 
 /// A lock on the bytes `start..end`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lock {
     /// Whose.
     pub owner: Owner,
@@ -68,7 +105,7 @@ impl Lock {
     }
 }
 
-fn key(file: &OpenFile) -> Result<(u64, u64)> {
+fn key(file: &OpenFile) -> Result<Key> {
     let meta = file.inode().ok_or(Errno::EBADF)?.meta();
     Ok((meta.dev, meta.ino))
 }
@@ -101,7 +138,7 @@ fn carve(list: &mut Vec<Lock>, owner: Owner, start: u64, end: u64) -> bool {
 
 fn try_take(file: &OpenFile, lock: Lock) -> Result<bool> {
     let mut table = TABLE.lock();
-    let list = table.entry(key(file)?).or_default();
+    let list = table.files.entry(key(file)?).or_default();
     if list.iter().any(|l| l.conflicts(&lock)) {
         return Ok(false);
     }
@@ -116,7 +153,7 @@ fn try_take(file: &OpenFile, lock: Lock) -> Result<bool> {
 }
 
 /// Takes a lock, replacing what the owner has in the range. If another's is in the way: `EAGAIN`, or with `wait` sleeps
-/// (`ERESTARTSYS` when a signal comes).
+/// (`ERESTARTSYS` when a signal comes; `EDEADLK` where a process would wait for itself).
 pub fn take(file: &OpenFile, lock: Lock, wait: bool) -> Result<()> {
     if try_take(file, lock)? {
         return Ok(());
@@ -125,12 +162,28 @@ pub fn take(file: &OpenFile, lock: Lock, wait: bool) -> Result<()> {
         return Err(Errno::EAGAIN);
     }
     let options = ParkOptions { interruptible: true, deadline_ns: None };
+    let key = key(file)?;
+    let known = matches!(lock.owner, Owner::Process(..));
+    if known {
+        let mut table = TABLE.lock();
+        if table.deadlocks(key, &lock) {
+            return Err(Errno::EDEADLK);
+        }
+        // Whoever closes a circle from now on sees this.
+        table.waiting.push((key, lock));
+    }
     let attempt = || match try_take(file, lock) {
         Ok(true) => Some(Ok(())),
+        // What stands in the way may be another's by now.
+        Ok(false) if known && TABLE.lock().deadlocks(key, &lock) => Some(Err(Errno::EDEADLK)),
         Ok(false) => None,
         Err(e) => Some(Err(e)),
     };
-    match RELEASED.wait_until(options, attempt) {
+    let done = RELEASED.wait_until(options, attempt);
+    if known {
+        TABLE.lock().stop_waiting(key, &lock);
+    }
+    match done {
         Ok(r) => r,
         Err(Wake::Interrupted) => Err(Errno::ERESTARTSYS),
         Err(_) => Err(Errno::EINTR),
@@ -141,10 +194,10 @@ pub fn take(file: &OpenFile, lock: Lock, wait: bool) -> Result<()> {
 pub fn release(file: &OpenFile, owner: Owner, start: u64, end: u64) {
     let Ok(key) = key(file) else { return };
     let mut table = TABLE.lock();
-    let Some(list) = table.get_mut(&key) else { return };
+    let Some(list) = table.files.get_mut(&key) else { return };
     let changed = carve(list, owner, start, end);
     if list.is_empty() {
-        table.remove(&key);
+        table.files.remove(&key);
     }
     drop(table);
     if changed {
@@ -155,7 +208,7 @@ pub fn release(file: &OpenFile, owner: Owner, start: u64, end: u64) {
 /// The first lock that would be in the way of `lock`.
 pub fn conflicting(file: &OpenFile, lock: &Lock) -> Option<Lock> {
     let key = key(file).ok()?;
-    TABLE.lock().get(&key)?.iter().filter(|l| l.conflicts(lock)).min_by_key(|l| l.start).copied()
+    TABLE.lock().files.get(&key)?.iter().filter(|l| l.conflicts(lock)).min_by_key(|l| l.start).copied()
 }
 
 /// A process closed a descriptor of the file: all its record locks on it go, as POSIX has it.
@@ -163,15 +216,15 @@ pub fn release_process(file: &OpenFile, table: u64) {
     if file.inode().is_some() {
         let Ok(key) = key(file) else { return };
         let mut t = TABLE.lock();
-        if t.is_empty() {
+        if t.files.is_empty() {
             return;
         }
-        let Some(list) = t.get_mut(&key) else { return };
+        let Some(list) = t.files.get_mut(&key) else { return };
         let before = list.len();
         list.retain(|l| !matches!(l.owner, Owner::Process(id, _) if id == table));
         let changed = list.len() != before;
         if list.is_empty() {
-            t.remove(&key);
+            t.files.remove(&key);
         }
         drop(t);
         if changed {
@@ -188,5 +241,5 @@ pub(crate) fn release_file(file: &OpenFile) {
 
 /// Every lock, for `/proc/locks`: (device, inode), lock.
 pub fn all() -> Vec<((u64, u64), Lock)> {
-    TABLE.lock().iter().flat_map(|(k, v)| v.iter().map(|l| (*k, *l))).collect()
+    TABLE.lock().files.iter().flat_map(|(k, v)| v.iter().map(|l| (*k, *l))).collect()
 }

@@ -48,8 +48,6 @@ impl AddressSpace {
         } else if self.is_mine_alone() {
             self.renew();
             Reach::Nobody
-        } else if super::space::sabotage().local_flush {
-            Reach::Here
         } else {
             Reach::Everywhere
         }

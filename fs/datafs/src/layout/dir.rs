@@ -120,23 +120,39 @@ pub fn put(block: &mut [u8], at: usize, rec_len: usize, ino: u32, kind: u8, name
     }
 }
 
-/// Adds an entry where there is room; false if there is none.
-pub fn insert(block: &mut [u8], end: usize, ino: u32, kind: u8, name: &[u8]) -> Result<bool> {
-    let need = space(name.len());
-    let mut found = None;
+/// Room for an entry: behind the `used` bytes of the one at `at`, which has `rec_len`.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    at: usize,
+    used: usize,
+    rec_len: usize,
+}
+
+/// The first room for a name of `len` bytes.
+pub fn room(block: &[u8], end: usize, len: usize) -> Result<Option<Room>> {
+    let need = space(len);
     for e in entries(block, end) {
         let e = e?;
         let used = if e.ino == 0 { 0 } else { space(e.name.len()) };
         if e.rec_len - used >= need {
-            found = Some((e.at, used, e.rec_len));
-            break;
+            return Ok(Some(Room { at: e.at, used, rec_len: e.rec_len }));
         }
     }
-    let Some((at, used, rec_len)) = found else { return Ok(false) };
-    if used > 0 {
-        put_u16(block, at + 4, used as u16);
+    Ok(None)
+}
+
+/// Puts an entry where [`room`] found some.
+pub fn insert_at(block: &mut [u8], room: Room, ino: u32, kind: u8, name: &[u8]) {
+    if room.used > 0 {
+        put_u16(block, room.at + 4, room.used as u16);
     }
-    put(block, at + used, rec_len - used, ino, kind, name);
+    put(block, room.at + room.used, room.rec_len - room.used, ino, kind, name);
+}
+
+/// Adds an entry where there is room; false if there is none.
+pub fn insert(block: &mut [u8], end: usize, ino: u32, kind: u8, name: &[u8]) -> Result<bool> {
+    let Some(room) = room(block, end, name.len())? else { return Ok(false) };
+    insert_at(block, room, ino, kind, name);
     Ok(true)
 }
 

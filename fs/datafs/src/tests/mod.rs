@@ -5,4 +5,5 @@ mod crash_threads;
 mod fuzz;
 mod host;
 mod read;
+mod speed;
 mod write;

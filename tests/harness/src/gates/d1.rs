@@ -24,6 +24,7 @@ fn cases(o: &Options) -> Vec<Case> {
     let mut cases = Vec::new();
     for &smp in &o.smp {
         cases.push(Case::new(format!("surface smp{smp}"), move |c| surface(c, smp)).berth());
+        cases.push(Case::new(format!("suite smp{smp}"), move |c| suite(c, smp)).berth());
         cases.push(Case::new(format!("full disk smp{smp}"), move |c| full(c, smp)).berth());
         cases.push(Case::new(format!("cut smp{smp}"), move |c| cut(c, smp, "")).berth());
     }
@@ -118,6 +119,17 @@ fn surface(c: &mut Context<'_>, smp: u32) -> Outcome {
         check(text.contains(want), "d1.read_on_the_host", || format!("{request}: {text}"))?;
     }
     Ok(())
+}
+
+/// The suite of gate `files`, which runs on tmpfs there, on /data.
+fn suite(c: &mut Context<'_>, smp: u32) -> Outcome {
+    let disk = formatted(c, 64, &[])?;
+    let mut sh = mounted(c, smp, &disk, "")?;
+    sh.ok("chmod 1777 /data; export T_DIR=/data")?;
+    sh.program("fs", LONG)?;
+    sh.ok("cd /; umount /data")?;
+    sh.poweroff()?;
+    clean(&disk, "d1.clean_after_suite")
 }
 
 fn full(c: &mut Context<'_>, smp: u32) -> Outcome {
