@@ -98,8 +98,8 @@ mod tests {
         assert_eq!(!crc32c(!0, &[0; 32]), 0x8a91_36aa);
         assert_eq!(!crc32c(!0, &[0xff; 32]), 0x62a8_ab43);
         let mut long = [0u8; 256];
-        for (b, i) in long.iter_mut().zip(0u8..) {
-            *b = i;
+        for (i, b) in long.iter_mut().enumerate() {
+            *b = i as u8;
         }
         for cut in [0, 1, 7, 8, 13, 255, 256] {
             assert_eq!(crc32c(crc32c(!0, &long[..cut]), &long[cut..]), crc32c(!0, &long), "{cut}");

@@ -57,7 +57,7 @@ impl AddressSpace {
         if copied.failed {
             return Ok(None);
         }
-        if super::space::sabotage().0 {
+        if super::space::sabotage().eager_fork {
             child.unshare_all();
         }
         Ok(Some(child))

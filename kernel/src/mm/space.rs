@@ -357,24 +357,37 @@ impl AddressSpace {
     }
 }
 
-/// Boot parameters that break things on purpose, read once: (fork copies at once, a frame is lost at exit).
-pub(super) fn sabotage() -> (bool, bool) {
-    static FLAGS: Once<(bool, bool)> = Once::new();
-    match FLAGS.get() {
-        Some(&f) => f,
-        None => {
-            let f = (crate::machine::sabotaged("eager-fork"), crate::machine::sabotaged("leak-frame"));
-            let _ = FLAGS.set(f);
-            f
-        }
-    }
+/// What `berth.sabotage=` breaks on purpose in address spaces.
+#[derive(Clone, Copy)]
+pub(super) struct Sabotage {
+    /// `eager-fork`: fork copies at once (gate m2).
+    pub eager_fork: bool,
+    /// `leak-frame`: a frame is lost with each address space (gate m2).
+    pub leak_frame: bool,
+    /// `local-flush`: translations are forgotten on the CPU that changes them only (gate s3).
+    pub local_flush: bool,
+}
+
+/// Read from the command line once.
+pub(super) fn sabotage() -> Sabotage {
+    static FLAGS: Once<Sabotage> = Once::new();
+    FLAGS.get().copied().unwrap_or_else(|| {
+        let named = crate::machine::sabotaged;
+        let flags = Sabotage {
+            eager_fork: named("eager-fork"),
+            leak_frame: named("leak-frame"),
+            local_flush: named("local-flush"),
+        };
+        let _ = FLAGS.set(flags);
+        flags
+    })
 }
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
         rmap::remove(self);
         crate::sched::retire_mm(self);
-        if sabotage().1 {
+        if sabotage().leak_frame {
             let _ = frames::alloc_one(frames::For::User);
         }
         let map = self.map.get_mut();

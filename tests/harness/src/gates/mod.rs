@@ -7,6 +7,7 @@ mod d1;
 mod d2;
 mod d3;
 mod d4;
+mod init;
 mod m1;
 mod m2;
 mod m3;
@@ -19,6 +20,8 @@ mod programs;
 mod s0;
 mod s1;
 mod s2;
+mod s3;
+mod s4;
 mod surface;
 
 use crate::gate::Gate;
@@ -35,11 +38,14 @@ pub const ALL: &[Gate] = &[
     s0::GATE,
     s1::GATE,
     s2::GATE,
+    s3::GATE,
+    s4::GATE,
     d0::GATE,
     d1::GATE,
     d2::GATE,
     d3::GATE,
     d4::GATE,
+    init::GATE,
     n3::GATE,
     surface::HOSTILE,
     surface::FILES,
