@@ -10,6 +10,7 @@ use crate::extents_edit::Edit;
 use crate::inode::DataInode;
 use crate::meta::Tx;
 use abi::{Errno, Result};
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use block::{Complete, Request, Segment, Segments};
@@ -19,6 +20,9 @@ use platform::{PAGE_SIZE, Page};
 
 /// Pieces that one transaction maps at most.
 const PIECES: usize = 8;
+/// How often, and after how long each, a write is tried again for which there was no memory.
+const NO_MEMORY_TRIES: usize = 500;
+const NO_MEMORY_NAP_NS: u64 = 20_000_000;
 
 /// Part of a run of pages, in blocks.
 #[derive(Clone, Copy, Debug)]
@@ -327,8 +331,25 @@ impl Backing for DataInode {
 
     fn write_pages(&self, run: WriteRun) {
         let promised = self.take_promises(run.first(), run.len() as u64);
-        let result = self.write_run(&run);
+        let mut result = self.write_run(&run);
+        // Without memory for the metadata the content would be lost, and nobody asked for it to be written just now.
+        for _ in 0..NO_MEMORY_TRIES {
+            if result != Err(Errno::ENOMEM) {
+                break;
+            }
+            let deadline_ns = Some(platform::monotonic_ns() + NO_MEMORY_NAP_NS);
+            platform::park(platform::ParkOptions { interruptible: false, deadline_ns });
+            result = self.write_run(&run);
+        }
         self.vol.release_promise(promised);
+        if let Err(e) = result {
+            self.vol.options.log(&format!(
+                "datafs: inode {}: {} pages from {} on were not written: {e:?}",
+                self.ino,
+                run.len(),
+                run.first()
+            ));
+        }
         run.finish(result);
     }
 

@@ -15,7 +15,19 @@ pub struct Keeper {
 
 /// Frees metadata blocks that are in memory and not needed. Does not keep the file system mounted.
 #[derive(Clone, Debug)]
-pub struct Shrinker(Weak<BufferCache>);
+pub struct Shrinker {
+    blocks: Weak<BufferCache>,
+    vol: Weak<Volume>,
+}
+
+/// Memory that a mounted file system uses for metadata, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Content of blocks of the device.
+    pub blocks: usize,
+    /// Inodes, which stay as long as a name of theirs is cached.
+    pub inodes: usize,
+}
 
 impl DataFs {
     /// The work of a background thread for this mount.
@@ -25,7 +37,7 @@ impl DataFs {
 
     /// For when memory is short.
     pub fn shrinker(&self) -> Shrinker {
-        Shrinker(Arc::downgrade(self.vol.store.journal.cache()))
+        Shrinker { blocks: Arc::downgrade(self.vol.store.journal.cache()), vol: Arc::downgrade(&self.vol) }
     }
 }
 
@@ -54,6 +66,26 @@ impl Shrinker {
     /// Frees up to `goal` blocks; returns how many that were, and `None` when the file system is no longer mounted. Takes
     /// spin locks only.
     pub fn shrink(&self, goal: usize) -> Option<usize> {
-        Some(self.0.upgrade()?.shrink(goal))
+        Some(self.blocks.upgrade()?.shrink(goal))
+    }
+
+    /// Writes what the journal keeps in memory until it is in its place, so that it can be freed. `None` when the file system
+    /// is no longer mounted. May sleep; the caller holds no lock of a file system.
+    pub fn relieve(&self) -> Option<()> {
+        let vol = self.vol.upgrade()?;
+        if !vol.left.load(Ordering::Acquire) {
+            // Errors have aborted the journal.
+            let _ = vol.store.journal.checkpoint();
+        }
+        Some(())
+    }
+
+    /// What is in memory; `None` when the file system is no longer mounted. Context: thread that holds no spin lock.
+    pub fn footprint(&self) -> Option<Footprint> {
+        let cache = self.blocks.upgrade()?;
+        Some(Footprint {
+            blocks: cache.stats().buffers * cache.block_size(),
+            inodes: self.vol.upgrade()?.inode_bytes(),
+        })
     }
 }

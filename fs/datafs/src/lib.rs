@@ -76,6 +76,6 @@ mod tests;
 pub use falloc::FileExtent;
 pub use geometry::Refused;
 pub use inode::DataInode;
-pub use keeper::{Keeper, Shrinker};
+pub use keeper::{Footprint, Keeper, Shrinker};
 pub use mount::{DataFs, probe};
 pub use options::{OnError, Options};

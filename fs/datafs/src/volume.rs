@@ -310,6 +310,11 @@ impl Volume {
         self.inodes.lock().get(&ino).and_then(Weak::upgrade)
     }
 
+    /// About how many bytes the inodes in memory take.
+    pub fn inode_bytes(&self) -> usize {
+        self.inodes.lock().len() * (size_of::<DataInode>() + size_of::<pagecache::FileCache>())
+    }
+
     /// Enters an inode in the table, unless it is there: then that one.
     pub fn enter(&self, inode: Arc<DataInode>) -> Arc<DataInode> {
         let mut table = self.inodes.lock();

@@ -50,7 +50,7 @@ pub struct Stats {
     pub dirty: usize,
     /// Under write-back.
     pub writeback: usize,
-    /// On the inactive and active lists (entries of dropped pages included).
+    /// On the inactive and active lists.
     pub inactive: usize,
     /// See `inactive`.
     pub active: usize,
@@ -179,9 +179,16 @@ impl PageCache {
 
     /// Counts, each a snapshot.
     pub fn stats(&self) -> Stats {
-        let (inactive, active) = self.ages.len();
+        let cached = self.cached.load(Ordering::Relaxed).max(0) as usize;
+        let (mut inactive, mut active) = self.ages.len();
+        let listed = inactive + active;
+        if listed > cached {
+            // Entries of pages that are gone, in the same proportion on both lists.
+            active = active * cached / listed;
+            inactive = cached - active;
+        }
         Stats {
-            cached: self.cached.load(Ordering::Relaxed).max(0) as usize,
+            cached,
             dirty: self.dirty_pages(),
             writeback: self.writeback.load(Ordering::Relaxed),
             inactive,

@@ -13,6 +13,7 @@ use crate::dentry::Dentry;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use sync::{LockClass, Once, SpinLock, rank};
 
@@ -21,6 +22,8 @@ static CLASS: LockClass = LockClass::new("dcache bucket", rank::DCACHE);
 const BUCKETS: usize = 4096;
 /// Entries beyond which old ones are dropped.
 const LIMIT: usize = 32768;
+/// Entries that are dropped from a bucket at a time.
+const GANG: usize = 16;
 /// Buckets that one insertion beyond the limit looks at.
 const SWEEP: usize = 8;
 
@@ -144,10 +147,11 @@ impl Cache {
 
     /// Drops unused entries of one bucket; with `all`, also those used of late.
     fn sweep_bucket(&self, at: usize, all: bool) -> usize {
-        let mut gone = Vec::new();
+        // No allocation: this is how memory is found when there is none. A bucket holds few entries.
+        let mut gone = ArrayVec::<Entry, GANG>::new();
         let mut list = self.buckets[at].lock();
         let mut i = 0;
-        while i < list.len() {
+        while i < list.len() && !gone.is_full() {
             let e = &mut list[i];
             let free = e.dentry.as_ref().is_none_or(|d| Arc::strong_count(d) == 1 && !d.is_mountpoint());
             if free && (all || !e.used) {
@@ -157,9 +161,14 @@ impl Cache {
                 i += 1;
             }
         }
+        // Room for entries that may never come again is memory too.
+        let room = if list.is_empty() { core::mem::take(&mut *list) } else { Vec::new() };
         drop(list);
-        self.count.fetch_sub(gone.len(), Ordering::Relaxed);
-        gone.len()
+        drop(room);
+        let count = gone.len();
+        self.count.fetch_sub(count, Ordering::Relaxed);
+        drop(gone);
+        count
     }
 }
 
@@ -238,6 +247,30 @@ pub fn prune() -> usize {
             return total;
         }
     }
+}
+
+/// Drops up to about `goal` entries that nobody uses and that were not used since the clock hand last came by; returns how
+/// many went. An inode may end with its last entry, so its file system may do what that takes. May sleep; the caller holds
+/// no lock of a file system.
+pub fn shrink(goal: usize) -> usize {
+    let c = cache();
+    let mut gone = 0;
+    // Twice round: the first time an entry is only marked.
+    for _ in 0..2 * BUCKETS {
+        if gone >= goal {
+            break;
+        }
+        let at = c.hand.fetch_add(1, Ordering::Relaxed) % BUCKETS;
+        gone += c.sweep_bucket(at, false);
+    }
+    gone
+}
+
+/// About how many bytes the entries take: those that [`prune`] would give back if nobody used any. Inodes are their file
+/// systems'.
+pub fn bytes() -> usize {
+    // A dentry has its counts before it, and its name is kept once.
+    size() * (size_of::<Entry>() + size_of::<Dentry>() + 2 * size_of::<usize>() + 32)
 }
 
 /// How many entries there are.

@@ -44,7 +44,7 @@ pub mod rmap;
 mod walk;
 
 pub use attr::{Attr, FileType, Meta, NewInode, NewKind, SetAttr, SetTime, Statfs};
-pub use dcache::{prune as prune_dentries, size as dentry_count};
+pub use dcache::{bytes as dentry_bytes, prune as prune_dentries, shrink as shrink_dentries, size as dentry_count};
 pub use dentry::Dentry;
 pub use errseq::{ErrCursor, ErrSeq};
 pub use file::{File, Io, Mapping, OpenFile, PollEvents, Poller};

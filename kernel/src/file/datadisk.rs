@@ -9,8 +9,9 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use block::BlockDevice;
-use datafs::{DataFs, Keeper, Options, Shrinker};
+use datafs::{DataFs, Footprint, Keeper, Options, Shrinker};
 use platform::ParkOptions;
+use smallvec::SmallVec;
 use sync::{LockClass, Mutex, Once, SpinLock, rank};
 use vfs::{FileSystem, MountFlags};
 
@@ -63,13 +64,39 @@ fn remember(shrinker: Shrinker) {
     }
 }
 
+/// The file systems whose metadata can be looked at now. Allocates nothing for a few.
+fn shrinkers() -> SmallVec<[Shrinker; 8]> {
+    METADATA.try_lock().map(|all| all.iter().take(8).cloned().collect()).unwrap_or_default()
+}
+
 /// Called where memory is short, whatever locks the caller has.
 fn shrink(pages: usize) -> usize {
-    let all: Vec<Shrinker> = match METADATA.try_lock() {
-        Some(list) => list.clone(),
-        None => return 0,
+    shrinkers().iter().filter_map(|s| s.shrink(pages)).sum()
+}
+
+/// Gives back one of `share` blocks of metadata in memory, if nobody needs them; how many that were. Context: thread that
+/// holds no spin lock.
+pub fn shrink_share(share: usize) -> usize {
+    let part = |s: &Shrinker| {
+        let blocks = s.footprint()?.blocks.div_ceil(1024);
+        s.shrink(blocks / share)
     };
-    all.iter().filter_map(|s| s.shrink(pages)).sum()
+    shrinkers().iter().filter_map(part).sum()
+}
+
+/// Gives back all metadata that nobody needs, after writing what the journals keep for that. Context: thread that holds no
+/// locks; may sleep for I/O.
+pub fn shrink_all() {
+    let _ = shrinkers().iter().filter_map(Shrinker::relieve).count();
+    shrink_share(1);
+}
+
+/// Memory used for metadata of all mounted disks. Context: thread that holds no spin lock.
+pub fn footprint() -> Footprint {
+    shrinkers()
+        .iter()
+        .filter_map(Shrinker::footprint)
+        .fold(Footprint::default(), |sum, f| Footprint { blocks: sum.blocks + f.blocks, inodes: sum.inodes + f.inodes })
 }
 
 fn keep(keeper: Keeper) -> Result<()> {

@@ -426,6 +426,11 @@ pub mod hooks {
         take(zeroed, For::User).unwrap_or_else(|| wait_for_page(zeroed))
     }
 
+    /// What of the reserve is left to the kernel in any case.
+    fn floor() -> usize {
+        super::reserve() / 2
+    }
+
     #[inline]
     fn take(zeroed: bool, whom: For) -> Option<usize> {
         let frame = if zeroed { alloc_zeroed(whom) } else { alloc_one(whom) };
@@ -463,6 +468,7 @@ pub mod hooks {
                 return page;
             }
             if platform::monotonic_ns() - begun > PATIENCE_NS
+                && super::available() > floor()
                 && let Some(page) = take(zeroed, For::Kernel)
             {
                 return page;

@@ -134,12 +134,16 @@ fn try_large(layout: &Layout) -> *mut u8 {
     }
 }
 
-/// Memory is exhausted, the reserve included. Whoever may sleep lets the OOM killer work and tries again for a while (a
-/// second at most: the victim may need what the caller holds); others fail.
+/// How long an allocation of the kernel waits for memory.
+const STARVED_NS: u64 = 10_000_000_000;
+
+/// Memory is exhausted, the reserve included. Whoever may sleep lets the OOM killer work and tries again for a while (not for
+/// ever: the victim may need what the caller holds); others fail.
 #[cold]
 #[inline(never)]
 fn starved(layout: Layout) -> *mut u8 {
-    for _ in 0..500 {
+    let begun = platform::monotonic_ns();
+    while platform::monotonic_ns().saturating_sub(begun) < STARVED_NS {
         if !platform::may_sleep() || oom::out_of_memory() == oom::Outcome::Hopeless {
             break;
         }

@@ -143,7 +143,7 @@ pub fn out_of_memory() -> Outcome {
     let _one = KILLER.lock();
     // What other CPUs keep may be all that is needed.
     super::frames::drain();
-    if super::frames::has_room(64) || super::reclaim::desperately(64) > 0 {
+    if super::frames::has_room(64) || super::reclaim::last_resort() {
         return Outcome::Retry;
     }
     let Some(processes) = PROCESSES.get() else { return Outcome::Hopeless };

@@ -24,11 +24,19 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
 /// Whether the last round of the reclaim thread freed anything.
 static PROGRESS: AtomicBool = AtomicBool::new(false);
+/// Somebody is about to be killed.
+static DESPERATE: AtomicBool = AtomicBool::new(false);
+/// How often everything was given back for that.
+static GIVEN: AtomicU64 = AtomicU64::new(0);
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 const FLUSHERS: usize = 2;
-/// Directory entries keep inodes, and these their pages' indices: each round lets some go.
-const PRUNE_EVERY: u64 = 16;
+/// So few cached names are not worth a look.
+const FEW_NAMES: usize = 256;
+/// How long the last resort may take.
+const LAST_RESORT_NS: u64 = 5_000_000_000;
+/// After that it is of no use again for so long.
+const AGAIN_NS: u64 = 300_000_000;
 
 /// The page cache.
 pub fn page_cache() -> &'static Arc<PageCache> {
@@ -90,6 +98,11 @@ extern "C" fn kswapd(_: usize) {
         let mut got = false;
         // Bounded: what cannot be freed now will be asked for again.
         for _ in 0..64 {
+            if DESPERATE.swap(false, Ordering::AcqRel) {
+                got |= give_all();
+                GIVEN.fetch_add(1, Ordering::Release);
+                ROUND.wake_all();
+            }
             if frames::available() < high_mark() {
                 // What other CPUs keep is no use to who waits.
                 frames::drain();
@@ -99,15 +112,13 @@ extern "C" fn kswapd(_: usize) {
                 got = true;
                 break;
             }
-            let freed =
-                page_cache().shrink(Shrink { target: high_mark() - free, scan: usize::MAX, unmap: true, all: false });
+            let target = high_mark() - free;
+            let freed = page_cache().shrink(Shrink { target, scan: usize::MAX, unmap: true, all: false });
             got |= freed > 0;
+            // Names and metadata give their share; more of it where the cache has nothing to give.
+            shrink_metadata(if freed > 0 { 64 } else { 8 });
             if freed == 0 {
-                let before = frames::free_count();
-                if ROUNDS.load(Ordering::Relaxed).is_multiple_of(PRUNE_EVERY) {
-                    vfs::prune_dentries();
-                }
-                got |= frames::free_count() > before;
+                got |= frames::available() > free;
                 if page_cache().unwritten_bytes() == 0 || !page_cache().wait_progress(100_000_000) {
                     break;
                 }
@@ -117,6 +128,27 @@ extern "C" fn kswapd(_: usize) {
         ROUNDS.fetch_add(1, Ordering::Release);
         ROUND.wake_all();
     }
+}
+
+/// Gives back one of `share` cached names (with them, inodes that nobody uses) and blocks of metadata. Context: thread that
+/// holds no locks.
+fn shrink_metadata(share: usize) {
+    crate::file::datadisk::shrink_share(share);
+    let names = vfs::dentry_count();
+    if names > FEW_NAMES {
+        vfs::shrink_dentries(names / share);
+    }
+}
+
+/// Gives back whatever is not in use; whether that was anything.
+fn give_all() -> bool {
+    let before = frames::available();
+    vfs::prune_dentries();
+    crate::file::datadisk::shrink_all();
+    page_cache().shrink(Shrink { target: usize::MAX, scan: usize::MAX, unmap: true, all: true });
+    super::heap::drain();
+    frames::drain();
+    frames::available() > before
 }
 
 /// The shrinker for whoever runs out of memory, whatever locks it holds.
@@ -145,15 +177,23 @@ pub fn now(target: usize) -> usize {
     }
 }
 
-/// As [`now`], and takes pages however often they were used: before somebody is killed.
+/// Has the reclaim thread give back all that is not in use, however lately it was used, and waits for that: before somebody
+/// is killed. Whether it got anything. Context: thread that may sleep.
 #[cold]
-pub fn desperately(target: usize) -> usize {
-    match CACHE.get() {
-        Some(cache) if platform::may_sleep() => {
-            cache.shrink(Shrink { target, scan: usize::MAX, unmap: true, all: true })
-        }
-        _ => 0,
+pub fn last_resort() -> bool {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = platform::monotonic_ns();
+    if now.saturating_sub(LAST.load(Ordering::Relaxed)) < AGAIN_NS {
+        return frames::has_room(64);
     }
+    let before = GIVEN.load(Ordering::Acquire);
+    DESPERATE.store(true, Ordering::Release);
+    wake();
+    let options = ParkOptions { interruptible: false, deadline_ns: Some(now + LAST_RESORT_NS) };
+    let done = || (GIVEN.load(Ordering::Acquire) > before).then_some(());
+    let _ = ROUND.wait_until(options, done);
+    LAST.store(platform::monotonic_ns(), Ordering::Relaxed);
+    frames::has_room(64)
 }
 
 /// Waits a moment for write-back to make pages clean; whether there is hope that it will. Context: thread that holds no
@@ -178,10 +218,11 @@ pub fn wait_for_write_back() -> bool {
     now.saturating_sub(SINCE.load(Ordering::Relaxed)) < STALL_NS
 }
 
-/// `/proc/sys/vm/drop_caches`: 1 drops clean pages, 2 unused directory entries and inodes, 3 both.
+/// `/proc/sys/vm/drop_caches`: 1 drops clean pages, 2 unused directory entries and inodes, and metadata, 3 both.
 pub fn drop_caches(what: u32) {
     if what & 2 != 0 {
         vfs::prune_dentries();
+        crate::file::datadisk::shrink_share(1);
     }
     if what & 1 != 0 {
         page_cache().shrink(Shrink { target: usize::MAX, scan: usize::MAX, unmap: true, all: true });

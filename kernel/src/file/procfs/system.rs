@@ -244,12 +244,18 @@ fn meminfo(out: &mut Vec<u8>) -> Result<()> {
     let kb = |frames: usize| frames * 4;
     // What the cache would give, less what is kept free at any rate.
     let clean = cache.cached.saturating_sub(cache.dirty + cache.writeback);
-    let available = (m.free + clean).saturating_sub(crate::mm::reclaim::low_mark());
-    let rows: [(&str, usize); 20] = [
+    let metadata = crate::file::datadisk::footprint();
+    let names = vfs::dentry_bytes() + metadata.inodes;
+    // Names in use and their inodes stay, and so does what the journal has still to write: half, as on Linux.
+    let given = clean + metadata.blocks.midpoint(names) / 4096;
+    let available = (m.free + given).saturating_sub(crate::mm::reclaim::low_mark());
+    let slab = kb(m.slab).saturating_sub(metadata.blocks / 1024);
+    let reclaimable = (names / 1024).min(slab);
+    let rows: [(&str, usize); 21] = [
         ("MemTotal", kb(m.total)),
         ("MemFree", kb(m.free)),
         ("MemAvailable", kb(available)),
-        ("Buffers", 0),
+        ("Buffers", metadata.blocks / 1024),
         ("Cached", kb(cache.cached)),
         ("SwapCached", 0),
         ("Active", kb(cache.active)),
@@ -260,8 +266,9 @@ fn meminfo(out: &mut Vec<u8>) -> Result<()> {
         ("SwapFree", 0),
         ("Dirty", kb(cache.dirty)),
         ("Writeback", kb(cache.writeback)),
-        ("Slab", kb(m.slab)),
-        ("SReclaimable", 0),
+        ("Slab", slab),
+        ("SReclaimable", reclaimable),
+        ("SUnreclaim", slab - reclaimable),
         ("KernelStack", kb(m.stacks)),
         ("PageTables", kb(m.tables)),
         ("CommitLimit", kb(crate::mm::map::commit_limit())),

@@ -228,7 +228,7 @@ fn short(c: &mut Context<'_>, smp: u32) -> Outcome {
     config.mem = 80;
     disk.attach(&mut config, "d", "");
     let mut sh = c.boot(&config)?;
-    for (test, victims) in [("all_at_once", "0"), ("the_hog_is_chosen", "1")] {
+    for (test, victims) in [("all_at_once", "0"), ("names_give_way", "0"), ("the_hog_is_chosen", "1")] {
         let ran = sh.run(&format!("/usr/lib/berth-tests/pressure {test}"), READ_LIMIT)?;
         check(ran.output.ends_with("1 passed, 0 failed"), "base.pressure", || ran.output.clone())?;
         let killed = sh.run("dmesg | grep -c -i 'out of memory'", COMMAND_LIMIT)?;
