@@ -75,12 +75,56 @@ pub struct Upload {
     rate: u64,
     began: Instant,
     patience: Patience,
+    /// It is too long; so many bytes more are read, so that the client comes to read the answer.
+    swallow: Option<u64>,
+}
+
+/// What is read of a body that is refused. A connection that is closed with bytes unread takes its last answer back.
+const SWALLOW: u64 = 4 << 20;
+
+/// Reads and forgets some of a refused body, for a moment.
+pub async fn swallow(body: Incoming) {
+    use http_body_util::BodyExt as _;
+    let mut body = http_body_util::Limited::new(body, SWALLOW as usize);
+    let all = async { while matches!(body.frame().await, Some(Ok(_))) {} };
+    // Whoever sends for longer does not see the answer.
+    let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
 }
 
 impl Upload {
     /// At most `limit` bytes, no longer than `stall` without any, and at least `rate` bytes a second after that.
     pub fn new(inner: Incoming, limit: u64, stall: Duration, rate: u64) -> Self {
-        Self { inner, left: limit, received: 0, rate, began: Instant::now(), patience: Patience::new(stall) }
+        Self {
+            inner,
+            left: limit,
+            received: 0,
+            rate,
+            began: Instant::now(),
+            patience: Patience::new(stall),
+            swallow: None,
+        }
+    }
+
+    /// The end of a body that is too long: read on for a while.
+    fn poll_swallow(&mut self, cx: &mut Context<'_>, mut left: u64) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Pending if self.patience.over(cx) => break,
+                Poll::Pending => {
+                    self.swallow = Some(left);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    let size = frame.data_ref().map_or(0, |d| d.len() as u64);
+                    if size >= left {
+                        break;
+                    }
+                    left -= size;
+                }
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(Some(Err(Broken::TooLarge)))
     }
 
     fn too_slow(&self) -> bool {
@@ -94,6 +138,9 @@ impl Body for Upload {
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(left) = self.swallow {
+            return self.poll_swallow(cx, left);
+        }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Pending if self.patience.over(cx) => Poll::Ready(Some(Err(Broken::Stalled))),
             Poll::Pending => Poll::Pending,
@@ -104,7 +151,7 @@ impl Body for Upload {
                 let size = frame.data_ref().map_or(0, |d| d.len() as u64);
                 self.received += size;
                 if size > self.left {
-                    return Poll::Ready(Some(Err(Broken::TooLarge)));
+                    return self.poll_swallow(cx, SWALLOW);
                 }
                 self.left -= size;
                 if self.too_slow() {

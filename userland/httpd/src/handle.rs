@@ -12,7 +12,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
-use crate::body::Answer;
+use crate::body::{Answer, swallow};
 use crate::config::{Config, Route};
 use crate::conn::{Busy, Slot, Slots};
 use crate::files::Files;
@@ -89,6 +89,10 @@ impl Server {
         let Some(host) = host(&request) else { return error(StatusCode::BAD_REQUEST) };
         if request.body().size_hint().lower() > self.config.limits.body_bytes {
             count(&COUNTERS.refused);
+            // A client that waits for leave to send it gets none.
+            if !request.headers().contains_key(header::EXPECT) {
+                swallow(request.into_body()).await;
+            }
             return error(StatusCode::PAYLOAD_TOO_LARGE);
         }
         let path = request.uri().path();
