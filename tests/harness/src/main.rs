@@ -14,6 +14,7 @@ mod paths;
 mod shell;
 mod ssh;
 mod vm;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -16,6 +16,8 @@ mod m5;
 mod m6;
 mod m7;
 mod n3;
+mod n4;
+mod n5;
 mod programs;
 mod s0;
 mod s1;
@@ -47,6 +49,8 @@ pub const ALL: &[Gate] = &[
     d4::GATE,
     init::GATE,
     n3::GATE,
+    n4::GATE,
+    n5::GATE,
     surface::HOSTILE,
     surface::FILES,
     surface::TTY,

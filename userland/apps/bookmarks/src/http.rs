@@ -273,10 +273,15 @@ pub fn over_tls(asked: &Asked) -> bool {
     asked.header(HeaderName::from_static("x-forwarded-proto")) == "https"
 }
 
-async fn read_body(body: Incoming, limit: usize) -> Outcome<Bytes> {
-    match timeout(Duration::from_secs(120), Limited::new(body, limit).collect()).await {
+async fn read_body(mut body: Incoming, limit: usize) -> Outcome<Bytes> {
+    let read = timeout(Duration::from_secs(120), Limited::new(&mut body, limit).collect()).await;
+    match read {
         Ok(Ok(all)) => Ok(all.to_bytes()),
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
+            // Some of the rest is read, so that the client comes to see the answer: closing with bytes unread takes it back.
+            let mut rest = Limited::new(body, 4 * LARGE_BODY);
+            let all = async { while matches!(rest.frame().await, Some(Ok(_))) {} };
+            let _ = timeout(Duration::from_secs(2), all).await;
             Err(Fault::Refused(StatusCode::PAYLOAD_TOO_LARGE, "That is too much at once."))
         }
         Ok(Err(_)) => bad("The request broke off."),
