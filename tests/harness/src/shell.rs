@@ -86,7 +86,10 @@ impl Shell {
         let open = format!("<{mark}:");
         let seen = self.vm.expect(&what, &open, limit)?;
         let status = self.vm.expect(&what, ">", COMMAND_LIMIT)?;
-        let output = seen.before.trim_matches('\n').to_owned();
+        // What process 1 reports on the console comes between the lines of whoever is printing.
+        let lines: Vec<&str> =
+            seen.before.trim_matches('\n').split('\n').filter(|l| !l.starts_with("init: ")).collect();
+        let output = lines.join("\n");
         Ok(Done { output, status: status.before.trim().parse().unwrap_or(-1) })
     }
 
