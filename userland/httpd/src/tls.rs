@@ -36,7 +36,8 @@ impl Store {
     pub fn load(from: &[Certificate]) -> Result<Arc<Self>, String> {
         let mut entries = Vec::new();
         for c in from {
-            if c.self_signed && !c.chain.exists() && !c.key.exists() {
+            // A key without a certificate is what a power cut leaves between the two; it is used.
+            if c.self_signed && !c.chain.exists() {
                 make(c)?;
             }
             let current = RwLock::new((load(c)?, stamp(c)));
@@ -133,14 +134,22 @@ fn make(c: &Certificate) -> Result<(), String> {
             names.push(name.to_owned());
         }
     }
-    let key = rcgen::KeyPair::generate().map_err(|e| failed(&e))?;
+    let old = c.key.exists();
+    let key = if old {
+        let pem = std::fs::read_to_string(&c.key).map_err(|e| failed(&e))?;
+        rcgen::KeyPair::from_pem(&pem).map_err(|e| failed(&e))?
+    } else {
+        rcgen::KeyPair::generate().map_err(|e| failed(&e))?
+    };
     let mut params = rcgen::CertificateParams::new(names).map_err(|e| failed(&e))?;
     params.distinguished_name.push(rcgen::DnType::CommonName, format!("{host} (self-signed)"));
     // The machine's clock may not be set yet.
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2099, 12, 31);
     let certificate = params.self_signed(&key).map_err(|e| failed(&e))?;
-    store(&c.key, key.serialize_pem().as_bytes(), 0o600).map_err(|e| failed(&e))?;
+    if !old {
+        store(&c.key, key.serialize_pem().as_bytes(), 0o600).map_err(|e| failed(&e))?;
+    }
     store(&c.chain, certificate.pem().as_bytes(), 0o644).map_err(|e| failed(&e))?;
     eprintln!(
         "httpd: made a self-signed certificate, {}: browsers will ask whether to trust it; put your own in its place",
@@ -186,6 +195,11 @@ mod tests {
         make(&c).unwrap();
         store.refresh();
         assert_ne!(store.entries[0].current.read().unwrap().0.cert, first.cert);
+        // The power was cut after the key and before the certificate.
+        let key = std::fs::read(&c.key).unwrap();
+        std::fs::remove_file(&c.chain).unwrap();
+        assert!(Store::load(std::slice::from_ref(&c)).is_ok());
+        assert_eq!(std::fs::read(&c.key).unwrap(), key);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
