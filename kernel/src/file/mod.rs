@@ -13,6 +13,7 @@ pub mod procfs;
 pub mod root;
 pub mod signalfd;
 pub mod synth;
+pub mod sysfs;
 pub mod table;
 pub mod timerfd;
 pub mod unnamed;

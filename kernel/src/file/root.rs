@@ -260,6 +260,7 @@ pub fn filesystem(kind: &[u8], source: &str, flags: u32, options: &str) -> Resul
         b"devtmpfs" => devtmpfs()?,
         b"devpts" => synth::devpts(),
         b"proc" => super::procfs::new(),
+        b"sysfs" => super::sysfs::new(),
         b"erofs" => base::mount_image(block_device(source)?.0)?,
         b"ext4" => {
             let (device, rdev) = block_device(source)?;

@@ -27,7 +27,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use platform::{ParkOptions, Waiter, Wake};
 use sync::{LockClass, SpinLock};
 
-static CLASS: LockClass = LockClass::new("PI futexes", sync::rank::OBJECT + 12);
+static CLASS: LockClass = LockClass::new("PI futexes", sync::rank::SPIN + 96);
 static WAITERS: SpinLock<List> = SpinLock::new(&CLASS, List { head: ptr::null() });
 
 /// Bits of a PI futex's word.

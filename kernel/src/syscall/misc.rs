@@ -87,6 +87,11 @@ pub fn host_name() -> Vec<u8> {
     NAMES.lock().host.iter().copied().take_while(|&b| b != 0).collect()
 }
 
+/// The NIS domain's name.
+pub fn domain_name() -> Vec<u8> {
+    NAMES.lock().domain.iter().copied().take_while(|&b| b != 0).collect()
+}
+
 fn read_name(addr: UserAddr, len: usize) -> Result<[u8; FIELD]> {
     current().require(cap::SYS_ADMIN)?;
     if len >= FIELD {

@@ -26,6 +26,7 @@ crate::syscalls! {
         94 exit_group(status: Int) = exit_group;
         95 waitid(which: Int, id: Pid, info: Ptr, options: Hex, usage: Ptr) = waitid;
         96 set_tid_address(addr: Ptr) = set_tid_address;
+        97 unshare(flags: Hex) = unshare;
         99 set_robust_list(head: Ptr, len: Size) = set_robust_list;
         100 get_robust_list(tid: Pid, head: Ptr, len: Ptr) = get_robust_list;
         143 setregid(rgid: Int, egid: Int) = setregid;
@@ -319,6 +320,27 @@ fn set_tid_address(addr: u64) -> SysResult {
     let me = current();
     me.set_clear_child_tid(addr);
     Ok(me.tid().ret())
+}
+
+/// unshare(2): file table and directories. What a thread alone has needs nothing; namespaces there are none.
+fn unshare(flags: u64) -> SysResult {
+    let own = flag::THREAD | flag::SIGHAND | flag::VM;
+    if flags & !(own | flag::FS | flag::FILES | flag::SYSVSEM) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let me = current();
+    if flags & own != 0 && me.process.threads().len() > 1 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & flag::FILES != 0 {
+        let files = me.files().fork()?;
+        drop(me.set_files(Some(files)));
+    }
+    if flags & flag::FS != 0 {
+        let fs = Arc::new(me.fs().fork());
+        drop(me.set_fs(Some(fs)));
+    }
+    Ok(0)
 }
 
 fn set_robust_list(head: u64, len: usize) -> SysResult {

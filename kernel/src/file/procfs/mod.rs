@@ -8,6 +8,7 @@ mod berth;
 mod disks;
 mod netinfo;
 mod process;
+mod sysctl;
 mod system;
 
 use super::synth::{Directory, Node, SynthFs};
@@ -22,6 +23,8 @@ use vfs::FileType;
 /// A directory with fixed entries.
 pub(super) struct Fixed(pub &'static [Entry]);
 
+pub(super) use system::line;
+
 /// One of them: name, type, and what makes the node.
 pub(super) type Entry = (&'static str, FileType, fn() -> Node);
 
@@ -32,6 +35,21 @@ impl Directory for Fixed {
 
     fn list(&self) -> Vec<(Vec<u8>, FileType)> {
         self.0.iter().map(|e| (e.0.as_bytes().to_vec(), e.1)).collect()
+    }
+}
+
+/// A directory with the entries of both.
+pub(super) struct Two(pub &'static [Entry], pub &'static [Entry]);
+
+impl Directory for Two {
+    fn lookup(&self, name: &[u8]) -> Result<Node> {
+        Fixed(self.0).lookup(name).or_else(|_| Fixed(self.1).lookup(name))
+    }
+
+    fn list(&self) -> Vec<(Vec<u8>, FileType)> {
+        let mut all = Fixed(self.0).list();
+        all.extend(Fixed(self.1).list());
+        all
     }
 }
 

@@ -1,6 +1,6 @@
 //! `/proc/PID` and `/proc/PID/task/TID`.
 
-use super::super::synth::{Directory, Kind, LinkTo, Node};
+use super::super::synth::{Directory, Kind, LinkTo, Node, Text};
 use super::system::{Out, full, ticks};
 use crate::file::FileTable;
 use crate::task::ids::Pid;
@@ -35,19 +35,20 @@ pub(super) fn directory(process: &Arc<Process>, thread: Option<Arc<Thread>>) -> 
 type Make = fn(&Subject, &mut Vec<u8>) -> Result<()>;
 const TEXTS: &[(&str, u32, Make)] = &[
     ("cmdline", 0o444, |s, o| s.region(o, |r| r.args)),
-    ("comm", 0o444, |s, o| super::system::line(o, s.name().as_bytes())),
     ("environ", 0o400, |s, o| s.region(o, |r| r.env)),
     ("limits", 0o444, Subject::limits),
     ("maps", 0o444, Subject::maps),
     ("mounts", 0o444, |s, o| s.mounts(o, false)),
     ("mountinfo", 0o444, |s, o| s.mounts(o, true)),
-    ("oom_score_adj", 0o444, |s, o| {
-        let adjust = s.process.oom_adjust.load(Ordering::Relaxed);
-        super::system::line(o, format!("{adjust}").as_bytes())
+    ("gid_map", 0o444, |_, o| super::line(o, b"         0          0 4294967295")),
+    ("personality", 0o400, |s, o| {
+        super::line(o, format!("{:08x}", s.process.personality.load(Ordering::Relaxed)).as_bytes())
     }),
+    ("setgroups", 0o444, |_, o| super::line(o, b"allow")),
     ("stat", 0o444, Subject::stat),
     ("statm", 0o444, Subject::statm),
     ("status", 0o444, Subject::status),
+    ("uid_map", 0o444, |_, o| super::line(o, b"         0          0 4294967295")),
 ];
 
 const LINKS: [&str; 3] = ["cwd", "exe", "root"];
@@ -63,7 +64,12 @@ impl Directory for Subject {
             let link = PlaceLink { subject: self.clone(), which };
             return Ok(Node { kind: Kind::Link(Arc::new(link)), mode: 0o777, owner: (uid, gid) });
         }
+        let file = |text: Arc<dyn Text>| Node { kind: Kind::File(text), mode: 0o644, owner: (uid, gid) };
         match name {
+            b"comm" => Ok(file(Arc::new(Comm(self.clone())))),
+            b"oom_score_adj" => Ok(file(Arc::new(OomAdjust(self.process.clone())))),
+            b"net" => Ok(Node::dir(Arc::new(super::Fixed(super::netinfo::ENTRIES)))),
+            b"fdinfo" => Ok(Node::dir(Arc::new(DescriptorInfo(self.clone()))).with_mode(0o500).owned_by(uid, gid)),
             b"fd" => Ok(Node::dir(Arc::new(Descriptors(self.clone()))).with_mode(0o500).owned_by(uid, gid)),
             b"task" if self.thread.is_none() => Ok(Node::dir(Arc::new(Tasks(self.process.clone()))).owned_by(uid, gid)),
             _ => Err(Errno::ENOENT),
@@ -73,7 +79,8 @@ impl Directory for Subject {
     fn list(&self) -> Vec<(Vec<u8>, FileType)> {
         let mut all: Vec<_> = TEXTS.iter().map(|t| (t.0.as_bytes().to_vec(), Regular)).collect();
         all.extend(LINKS.iter().map(|l| (l.as_bytes().to_vec(), Symlink)));
-        all.push((b"fd".to_vec(), Dir));
+        all.extend([&b"comm"[..], b"oom_score_adj"].map(|n| (n.to_vec(), Regular)));
+        all.extend([&b"fd"[..], b"fdinfo", b"net"].map(|n| (n.to_vec(), Dir)));
         if self.thread.is_none() {
             all.push((b"task".to_vec(), Dir));
         }
@@ -115,6 +122,75 @@ impl Directory for Descriptors {
     fn list(&self) -> Vec<(Vec<u8>, FileType)> {
         let fds = self.table().map(|t| t.list()).unwrap_or_default();
         fds.into_iter().map(|fd| (format!("{fd}").into_bytes(), Symlink)).collect()
+    }
+}
+
+/// `/proc/PID/fdinfo`.
+struct DescriptorInfo(Subject);
+
+impl Directory for DescriptorInfo {
+    fn lookup(&self, name: &[u8]) -> Result<Node> {
+        let fd: i32 = core::str::from_utf8(name).ok().and_then(|s| s.parse().ok()).ok_or(Errno::ENOENT)?;
+        let table = self.0.any_thread().and_then(|t| t.files_of()).ok_or(Errno::ENOENT)?;
+        let file = table.get(fd).map_err(|_| Errno::ENOENT)?;
+        let cloexec = table.cloexec(fd).unwrap_or(false);
+        drop(table);
+        let (uid, gid) = self.0.owner();
+        let text = Node::text(move |out| {
+            let flags = file.flags() | if cloexec { abi::linux::O_CLOEXEC } else { 0 };
+            let mount = file.path().map_or(0, |p| p.mount.id());
+            let ino = file.getattr().map_or(0, |a| a.ino);
+            writeln!(Out(&mut *out), "pos:\t{}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}", file.position())
+                .map_err(full)?;
+            out.extend(file.object().map(|o| o.fdinfo()).unwrap_or_default());
+            Ok(())
+        });
+        Ok(text.with_mode(0o400).owned_by(uid, gid))
+    }
+
+    fn list(&self) -> Vec<(Vec<u8>, FileType)> {
+        let fds = self.0.any_thread().and_then(|t| t.files_of()).map(|t| t.list()).unwrap_or_default();
+        fds.into_iter().map(|fd| (format!("{fd}").into_bytes(), Regular)).collect()
+    }
+}
+
+/// A thread's name, which the process itself may change.
+struct Comm(Subject);
+
+impl Text for Comm {
+    fn read(&self, out: &mut Vec<u8>) -> Result<()> {
+        super::line(out, self.0.name().as_bytes())
+    }
+
+    fn write(&self, text: &[u8]) -> Result<()> {
+        if !Arc::ptr_eq(&self.0.process, &crate::sched::current().process) {
+            return Err(Errno::EINVAL);
+        }
+        let name = text.split(|&b| b == b'\n' || b == 0).next().unwrap_or_default();
+        self.0.any_thread().ok_or(Errno::ESRCH)?.set_name(name);
+        Ok(())
+    }
+}
+
+/// How readily a process is ended when memory runs out.
+struct OomAdjust(Arc<Process>);
+
+impl Text for OomAdjust {
+    fn read(&self, out: &mut Vec<u8>) -> Result<()> {
+        super::line(out, format!("{}", self.0.oom_adjust.load(Ordering::Relaxed)).as_bytes())
+    }
+
+    fn write(&self, text: &[u8]) -> Result<()> {
+        let to: i32 = core::str::from_utf8(text.trim_ascii()).ok().and_then(|t| t.parse().ok()).ok_or(Errno::EINVAL)?;
+        if !(-1000..=1000).contains(&to) {
+            return Err(Errno::EINVAL);
+        }
+        let privileged = crate::sched::current().creds().has(crate::task::cred::cap::SYS_RESOURCE);
+        if to < self.0.oom_adjust.load(Ordering::Relaxed) && !privileged {
+            return Err(Errno::EACCES);
+        }
+        self.0.oom_adjust.store(to, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The files of `/proc` that are about the machine.
 
 use super::super::synth::{Kind, Node, Text};
-use super::{Entry, Fixed, berth, disks};
+use super::{Entry, Fixed, Two, berth, disks, sysctl};
 use crate::arch::percpu;
 use crate::arch::time::now_ns;
 use abi::{Errno, Result};
@@ -42,14 +42,17 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("partitions", Regular, || Node::text(disks::partitions)),
     ("stat", Regular, || Node::text(stat)),
     ("sys", Dir, || Node::dir(Arc::new(Fixed(SYS)))),
+    ("swaps", Regular, || Node::text(|o| line(o, b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"))),
     ("uptime", Regular, || Node::text(uptime)),
     ("version", Regular, || Node::text(version)),
+    ("vmstat", Regular, || Node::text(vmstat)),
 ];
 
 const SYS: &[Entry] = &[
-    ("kernel", Dir, || Node::dir(Arc::new(Fixed(SYS_KERNEL)))),
-    ("vm", Dir, || Node::dir(Arc::new(Fixed(SYS_VM)))),
-    ("fs", Dir, || Node::dir(Arc::new(Fixed(SYS_FS)))),
+    ("kernel", Dir, || Node::dir(Arc::new(Two(SYS_KERNEL, sysctl::KERNEL)))),
+    ("vm", Dir, || Node::dir(Arc::new(Two(SYS_VM, sysctl::VM)))),
+    ("fs", Dir, || Node::dir(Arc::new(Two(SYS_FS, sysctl::FS)))),
+    ("net", Dir, || Node::dir(Arc::new(Fixed(sysctl::NET)))),
 ];
 
 const SYS_KERNEL: &[Entry] = &[
@@ -186,7 +189,7 @@ fn uuid(out: &mut Vec<u8>, id: [u64; 2]) -> Result<()> {
 }
 
 /// One line.
-pub(super) fn line(out: &mut Vec<u8>, text: &[u8]) -> Result<()> {
+pub(in crate::file) fn line(out: &mut Vec<u8>, text: &[u8]) -> Result<()> {
     out.try_reserve(text.len() + 1).map_err(|_| Errno::ENOMEM)?;
     out.extend_from_slice(text);
     out.push(b'\n');
@@ -219,7 +222,9 @@ fn cpuinfo(out: &mut Vec<u8>) -> Result<()> {
 }
 
 fn filesystems(out: &mut Vec<u8>) -> Result<()> {
-    out.extend_from_slice(b"nodev\ttmpfs\nnodev\tproc\nnodev\tdevpts\nnodev\tdevtmpfs\n\text4\n\terofs\n");
+    out.extend_from_slice(
+        b"nodev\ttmpfs\nnodev\tproc\nnodev\tdevpts\nnodev\tdevtmpfs\nnodev\tsysfs\n\text4\n\terofs\n",
+    );
     Ok(())
 }
 
@@ -320,6 +325,25 @@ fn uptime(out: &mut Vec<u8>) -> Result<()> {
     let now = now_ns() / 10_000_000;
     let idle: u64 = (0..percpu::listed()).map(crate::sched::idle_ns).sum::<u64>() / 10_000_000;
     writeln!(Out(out), "{}.{:02} {}.{:02}", now / 100, now % 100, idle / 100, idle % 100).map_err(full)
+}
+
+/// What of Linux's counters there is here.
+fn vmstat(out: &mut Vec<u8>) -> Result<()> {
+    let m = crate::mm::info();
+    let cache = crate::mm::reclaim::page_cache().stats();
+    let faults = (0..percpu::listed()).map(|c| percpu::counter(c, percpu::Counter::PageFaults)).sum::<u64>();
+    let rows: [(&str, u64); 9] = [
+        ("nr_free_pages", m.free as u64),
+        ("nr_file_pages", cache.cached as u64),
+        ("nr_active_file", cache.active as u64),
+        ("nr_inactive_file", cache.inactive as u64),
+        ("nr_dirty", cache.dirty as u64),
+        ("nr_writeback", cache.writeback as u64),
+        ("pgfault", faults),
+        ("pswpin", 0),
+        ("pswpout", 0),
+    ];
+    rows.iter().try_for_each(|(name, n)| writeln!(Out(&mut *out), "{name} {n}").map_err(full))
 }
 
 fn version(out: &mut Vec<u8>) -> Result<()> {
