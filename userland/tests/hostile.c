@@ -25,8 +25,12 @@ static void lay_out(void) {
 // P: the bad pointer; other letters are good values made fresh. W: the kernel writes there (read-only is bad too).
 enum { READS, WRITES };
 #define P ((long)bad)
-static int file, dir_fd, pipe_r, pipe_w, ep;
+static int file, dir_fd, pipe_r, pipe_w, ep, watcher, self_fd;
 static char good[8192] __attribute__((aligned(64)));
+
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
 
 struct row {
     const char *name;
@@ -115,6 +119,10 @@ struct row {
     X(futex, READS, P, 0, 0x61616162, (long)&zero_time)                                                      \
     X(set_robust_list, READS, P, 1)                                                                          \
     X(get_robust_list, WRITES, 0, P, (long)good)                                                             \
+    X(signalfd4, READS, -1, P, 8, 0)                                                                         \
+    X(inotify_add_watch, READS, watcher, P, 1)                                                               \
+    X(pidfd_send_signal, READS, self_fd, 0, P, 0)                                                            \
+    X(futex_waitv, READS, P, 1, 0, 0, 0)                                                                     \
     X(clone3, READS, P, 88)                                                                                  \
     X(setxattr, READS, (long)"/tmp", P, (long)good, 4, 0)                                                    \
     X(getxattr, READS, (long)"/tmp", P, (long)good, 4)                                                      
@@ -160,6 +168,8 @@ TEST(bad_pointers) {
     pipe_r = p[0];
     pipe_w = p[1];
     ep = MUST(epoll_create1(0));
+    watcher = MUST(syscall(SYS_inotify_init1, 0));
+    self_fd = MUST(syscall(434, getpid(), 0)); // pidfd_open
     gid_t groups[2] = {1, 2};
     MUST(syscall(SYS_setgroups, 2, groups)); // so that getgroups has something to write
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

@@ -10,6 +10,7 @@ use crate::attr::{Attr, FileType, SetAttr};
 use crate::errseq::{ErrCursor, ErrSeq};
 use crate::inode::{DirEntry, Inode, Mappable};
 use crate::mount::{MountFlags, Path};
+use crate::notify::{self, event};
 use crate::{MAX_OFFSET, locks, perm};
 use abi::{Errno, Result, linux};
 use alloc::sync::Arc;
@@ -289,10 +290,10 @@ impl OpenFile {
         if let Some(o) = &self.object
             && !o.positioned()
         {
-            return o.read(self.io(0), sink);
+            return self.said(o.read(self.io(0), sink), event::ACCESS);
         }
         let mut pos = self.pos.lock();
-        let n = self.read_at(*pos, sink)?;
+        let n = self.said(self.read_at(*pos, sink), event::ACCESS)?;
         *pos += n as u64;
         Ok(n)
     }
@@ -306,12 +307,21 @@ impl OpenFile {
         if let Some(o) = &self.object
             && !o.positioned()
         {
-            return o.write(self.io(0), source);
+            return self.said(o.write(self.io(0), source), event::MODIFY);
         }
         let mut pos = self.pos.lock();
         let (end, n) = self.write_at(*pos, source)?;
         *pos = end;
-        Ok(n)
+        self.said(Ok(n), event::MODIFY)
+    }
+
+    /// Tells who watches the file of what was read or written, if anything was.
+    #[inline]
+    fn said(&self, result: Result<usize>, mask: u32) -> Result<usize> {
+        if let (Ok(1..), Some(p)) = (&result, &self.path) {
+            notify::path(p, mask);
+        }
+        result
     }
 
     /// Reads at `offset`.
@@ -322,7 +332,7 @@ impl OpenFile {
         if self.stream() {
             return Err(Errno::ESPIPE);
         }
-        self.read_at(offset, sink)
+        self.said(self.read_at(offset, sink), event::ACCESS)
     }
 
     /// Writes at `offset`. As in Linux, `O_APPEND` wins over the offset.
@@ -333,7 +343,7 @@ impl OpenFile {
         if self.stream() {
             return Err(Errno::ESPIPE);
         }
-        self.write_at(offset, source).map(|(_, n)| n)
+        self.said(self.write_at(offset, source).map(|(_, n)| n), event::MODIFY)
     }
 
     fn read_at(&self, offset: u64, sink: &mut dyn ReadSink) -> Result<usize> {
@@ -494,7 +504,8 @@ impl OpenFile {
         if inode.meta().kind != FileType::Regular || self.object.is_some() {
             return Err(Errno::EINVAL);
         }
-        inode.setattr(&SetAttr { size: Some(size), ..SetAttr::default() })
+        inode.setattr(&SetAttr { size: Some(size), ..SetAttr::default() })?;
+        self.said(Ok(1), event::MODIFY).map(drop)
     }
 
     /// `fallocate(2)`.
@@ -599,6 +610,11 @@ impl Drop for OpenFile {
     fn drop(&mut self) {
         if *self.locked.get_mut() {
             locks::release_file(self);
+        }
+        if let Some(p) = &self.path
+            && self.flags() & linux::O_PATH == 0
+        {
+            notify::path(p, if self.writable() { event::CLOSE_WRITE } else { event::CLOSE_NOWRITE });
         }
         if let Some(o) = &self.object {
             o.release(self);

@@ -38,6 +38,7 @@ pub mod inode;
 pub mod locks;
 pub mod mount;
 pub mod namei;
+pub mod notify;
 mod open;
 pub mod perm;
 pub mod rmap;

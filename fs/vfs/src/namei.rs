@@ -9,6 +9,7 @@ use crate::dentry::Dentry;
 use crate::fsctx::FsContext;
 use crate::inode::{Inode, RenameFlags};
 use crate::mount::Path;
+use crate::notify::{self, event};
 use crate::perm::{self, CAP_CHOWN, CAP_FSETID, CAP_MKNOD, Cred, MAY_EXEC, MAY_WRITE};
 use crate::walk::{At, Last, Lookup, Special, Walk, child_locked};
 use abi::{Errno, Result};
@@ -34,6 +35,7 @@ pub(crate) fn create_locked(
     let inode = dir.inode().create(name, &NewInode { kind, mode, uid: cred.uid, gid })?;
     let dentry = Dentry::new(dir.mount.sb.id, Some(dir.dentry.clone()), Arc::from(name), inode);
     remember(dir, &dentry);
+    notify::entry(&dir.dentry, name, kind.file_type(), event::CREATE);
     Ok(dentry)
 }
 
@@ -132,6 +134,8 @@ pub fn link(fs: &FsContext, cred: &Cred<'_>, source: &Path, at: At<'_>, path: &[
     let dentry = Dentry::new(sb, Some(dir.dentry.clone()), Arc::from(&*last.name), source.inode().clone());
     remember(&dir, &dentry);
     drop(guard);
+    notify::file(&source.dentry, event::ATTRIB);
+    notify::entry(&dir.dentry, &last.name, source.dentry.kind(), event::CREATE);
     Ok(())
 }
 
@@ -176,6 +180,7 @@ pub fn unlink(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], rmdir: b
     }
     absent(&dir, &victim.name());
     drop(guard);
+    notify::removed(&dir.dentry, &victim);
     Ok(())
 }
 
@@ -301,7 +306,15 @@ fn rename_locked(
         return Err(Errno::EBUSY);
     }
     from.inode().rename(&old.name, to.inode(), &new.name, flags)?;
+    notify::moved(&moved, (&from.dentry, &old.name), (&to.dentry, &new.name));
+    if let Some(t) = target.as_ref().filter(|_| flags.exchange) {
+        notify::moved(t, (&to.dentry, &new.name), (&from.dentry, &old.name));
+    }
+    let replaced = target.clone().filter(|_| !flags.exchange);
     settle((from, to), moved, target, &new.name, flags.exchange);
+    if let Some(t) = replaced {
+        notify::replaced(&t);
+    }
     Ok(())
 }
 
@@ -338,7 +351,9 @@ pub fn setattr(cred: &Cred<'_>, path: &Path, set: SetAttr) -> Result<()> {
     if path.mount.read_only() {
         return Err(Errno::EROFS);
     }
-    setattr_inode(cred, path.inode(), set)
+    setattr_inode(cred, path.inode(), set)?;
+    notify::path(path, if set.size.is_some() { event::MODIFY } else { event::ATTRIB });
+    Ok(())
 }
 
 fn setattr_inode(cred: &Cred<'_>, inode: &Arc<dyn Inode>, mut set: SetAttr) -> Result<()> {
@@ -402,7 +417,9 @@ pub fn truncate(cred: &Cred<'_>, path: &Path, size: u64) -> Result<()> {
     perm::check_access(cred, &**path.inode(), MAY_WRITE, path.mount.read_only())?;
     let mode = perm::without_set_id(path.inode().meta().mode());
     let strip = (mode != path.inode().meta().mode() && !cred.capable(CAP_FSETID)).then_some(mode);
-    path.inode().setattr(&SetAttr { size: Some(size), mode: strip, ..SetAttr::default() })
+    path.inode().setattr(&SetAttr { size: Some(size), mode: strip, ..SetAttr::default() })?;
+    notify::path(path, event::MODIFY);
+    Ok(())
 }
 
 /// `faccessat(2)` on a resolved place; `want` in `MAY_*` bits.

@@ -7,6 +7,7 @@ use crate::file::{File, OpenFile};
 use crate::fsctx::FsContext;
 use crate::mount::{MountFlags, Path};
 use crate::namei::create_locked;
+use crate::notify::{self, event};
 use crate::perm::{self, CAP_FSETID, Cred, MAY_EXEC, MAY_READ, MAY_WRITE};
 use crate::walk::{At, Lookup, Special, Walk, child_locked};
 use abi::{Errno, Result, linux};
@@ -143,7 +144,9 @@ fn open_place(cred: &Cred<'_>, place: Path, how: OpenHow, created: bool) -> Resu
         let mode = perm::without_set_id(inode.meta().mode());
         let strip = (mode != inode.meta().mode() && !cred.capable(CAP_FSETID)).then_some(mode);
         inode.setattr(&SetAttr { size: Some(0), mode: strip, ..SetAttr::default() })?;
+        notify::path(&place, event::MODIFY);
     }
+    notify::path(&place, event::OPEN);
     let drop_flags = linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::O_TRUNC | linux::O_CLOEXEC;
     Ok(OpenFile::at(place, object, how.flags & !drop_flags, cred.capable(CAP_FSETID)))
 }

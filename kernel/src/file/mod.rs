@@ -6,6 +6,7 @@ pub mod datadisk;
 pub mod devfs;
 pub mod epoll;
 pub mod eventfd;
+pub mod inotify;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;

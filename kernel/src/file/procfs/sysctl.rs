@@ -3,6 +3,7 @@
 
 use super::Entry;
 use super::system::line;
+use crate::file::inotify;
 use crate::file::synth::Node;
 use alloc::format;
 use vfs::FileType::{Dir, Regular};
@@ -44,7 +45,13 @@ pub(super) const KERNEL: &[Entry] = &[
 pub(super) const VM: &[Entry] =
     &[fixed!("mmap_min_addr", "65536"), fixed!("nr_hugepages", "0"), fixed!("overcommit_ratio", "50")];
 
+const INOTIFY: &[Entry] = &[
+    ("max_queued_events", Regular, || Node::text(|o| line(o, format!("{}", inotify::MAX_QUEUED).as_bytes()))),
+    ("max_user_watches", Regular, || Node::text(|o| line(o, format!("{}", inotify::MAX_WATCHES).as_bytes()))),
+];
+
 pub(super) const FS: &[Entry] = &[
+    ("inotify", Dir, || Node::dir(alloc::sync::Arc::new(super::Fixed(INOTIFY)))),
     // No limit but memory.
     fixed!("file-max", "9223372036854775807"),
     fixed!("pipe-max-size", "1048576"),

@@ -12,6 +12,7 @@ pub mod mount;
 pub mod names;
 pub mod open;
 pub mod rw;
+mod watch;
 pub mod xattr;
 
 use crate::arch::uaccess::UserAddr;
@@ -118,6 +119,9 @@ crate::syscalls! {
         23 dup(fd: Fd) = fd::dup;
         24 dup3(old: Fd, new: Fd, flags: Hex) = fd::dup3;
         25 fcntl(fd: Fd, cmd: Int, arg: Hex) = fd::fcntl;
+        26 inotify_init1(flags: Hex) = watch::inotify_init1;
+        27 inotify_add_watch(fd: Fd, path: Path, mask: Hex) = watch::inotify_add_watch;
+        28 inotify_rm_watch(fd: Fd, wd: Int) = watch::inotify_rm_watch;
         29 ioctl(fd: Fd, cmd: Hex, arg: Hex) = fd::ioctl;
         32 flock(fd: Fd, operation: Int) = fd::flock;
         33 mknodat(dir: Fd, path: Path, mode: Mode, dev: Hex) = names::mknodat;

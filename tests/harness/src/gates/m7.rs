@@ -8,7 +8,7 @@ use crate::gate::{Case, Gate, Options};
 /// The gate.
 pub const GATE: Gate = Gate {
     name: "m7",
-    title: "poll, select, epoll in all its modes, eventfd, timerfd, signalfd, pidfd across pipes, sockets, terminals",
+    title: "poll, select, epoll in all its modes, eventfd, timerfd, signalfd, inotify, pidfd, waited for together",
     cases,
 };
 
