@@ -64,7 +64,7 @@ pub mod unix;
 pub use device::{Features, NetDevice, RxMeta};
 pub use env::{Env, PlatformEnv};
 pub use packet::{Packet, Tuple};
-pub use stack::{Counters, Limits, Stack};
+pub use stack::{Counters, Limits, Sabotage, Stack};
 
 #[cfg(test)]
 mod tests;

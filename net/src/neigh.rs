@@ -16,7 +16,7 @@ use crate::config::{Hop, NetIf};
 use crate::hash::Key;
 use crate::packet::{self, Packet, be16, put16};
 use crate::timers::Target;
-use crate::{Features, Stack};
+use crate::{Features, Sabotage, Stack};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -399,7 +399,7 @@ impl Stack {
             return Some(());
         }
         self.learn(netif, sender.into(), sender_mac, for_us && known);
-        if be16(b, 6)? == 1 && for_us {
+        if be16(b, 6)? == 1 && for_us && !self.sabotaged(Sabotage::ARP) {
             self.send_arp(netif, 2, sender_mac, sender_mac, target, sender);
         }
         Some(())

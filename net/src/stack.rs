@@ -30,11 +30,28 @@ pub struct Limits {
     pub time_wait: usize,
     /// First and last port that the stack chooses by itself.
     pub ephemeral: (u16, u16),
+    /// What is broken on purpose, to see that tests notice.
+    pub sabotage: Sabotage,
+}
+
+bitflags::bitflags! {
+    /// Ways to break the stack on purpose.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Sabotage: u32 {
+        /// ARP requests are not answered.
+        const ARP = 1;
+        /// Transport checksums are not looked at.
+        const CHECKSUM = 2;
+        /// Bare acknowledgements are not sent.
+        const ACKS = 4;
+        /// Larger segments than a path carries are sent all the same.
+        const PATH_MTU = 8;
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { buffers: 256 << 20, time_wait: 16384, ephemeral: (32768, 60999) }
+        Limits { buffers: 256 << 20, time_wait: 16384, ephemeral: (32768, 60999), sabotage: Sabotage::empty() }
     }
 }
 
@@ -99,6 +116,10 @@ pub struct Stack {
 }
 
 impl Stack {
+    pub(crate) fn sabotaged(&self, how: Sabotage) -> bool {
+        self.limits.sabotage.contains(how)
+    }
+
     /// A stack with its loopback interface up.
     pub fn new(env: Arc<dyn Env>, limits: Limits) -> Arc<Stack> {
         let key = Key(env.random(), env.random());

@@ -1,6 +1,5 @@
 //! TCP around its connections: the table of 4-tuples, TIME_WAIT, segments for nobody, connecting.
 
-use crate::Stack;
 use crate::config::Hop;
 use crate::flow::Flow;
 use crate::hash::Key;
@@ -9,6 +8,7 @@ use crate::listen::Listener;
 use crate::packet::{self, ACK, Packet, RST, SYN, Tcp as Header, Tuple, put16, put32};
 use crate::ports::{Lease, Want};
 use crate::timers::Target;
+use crate::{Sabotage, Stack};
 use abi::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -224,11 +224,18 @@ impl Tcp {
 /// Sends a segment of a connection. A path that carries less than the segment was made for gets it in pieces.
 pub(crate) fn send_segment(stack: &Stack, p: Packet, hop: Option<&Hop>, mtu: usize) {
     let Some(ip) = packet::parse_ip(p.bytes()) else { return };
+    let acks = stack.sabotaged(Sabotage::ACKS);
+    if acks
+        && packet::parse_tcp(&p.bytes()[ip.header..])
+            .is_some_and(|t| t.flags == ACK && ip.header + t.header == ip.total)
+    {
+        return;
+    }
     let Some(hop) = hop else {
         let _ = stack.output(p);
         return;
     };
-    if p.bytes().len() <= mtu {
+    if p.bytes().len() <= mtu || stack.sabotaged(Sabotage::PATH_MTU) {
         let _ = stack.output_by(p, &ip, hop);
         return;
     }

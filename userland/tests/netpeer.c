@@ -5,6 +5,7 @@
 //   netpeer udp HOST PORT COUNT           COUNT datagrams, one after the other, each sent again until its echo comes
 //   netpeer refused HOST PORT             nobody is there: TCP and UDP must say ECONNREFUSED
 //   netpeer unreachable HOST PORT         the host does not exist: TCP must say EHOSTUNREACH (UDP hears of it nowhere)
+//   netpeer keepalive HOST PORT           connects, says "connected", and waits to be told that the other end is gone
 // All but the first end with a verdict as the test programs do.
 #include "t.h"
 #include <netdb.h>
@@ -219,6 +220,31 @@ static void errors(const char *host, const char *port, int want) {
     if (n != -1 || errno != want) t_fail("UDP: %zd, %s", n, strerror(errno));
 }
 
+static void too_late(int sig) {
+    printf("FAIL netpeer.%s: not done in time\n0 passed, 1 failed\n", t_name);
+    fflush(stdout);
+    _exit(1);
+}
+
+// The peer falls silent; keep-alive must notice. "connected" tells whoever is to silence it.
+static void keepalive(const char *host, const char *port) {
+    struct addrinfo *to = resolve(host, port, SOCK_STREAM);
+    if (!to) return;
+    int fd = MUST(socket(to->ai_family, SOCK_STREAM, 0));
+    MUST(connect(fd, to->ai_addr, to->ai_addrlen));
+    static const int options[][3] = {{SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 1}, {IPPROTO_TCP, TCP_KEEPINTVL, 1}, {IPPROTO_TCP, TCP_KEEPCNT, 3}};
+    for (int i = 0; i < 4; i++) MUST(setsockopt(fd, options[i][0], options[i][1], &options[i][2], sizeof(int)));
+    char b[8] = "x";
+    MUST(write(fd, b, 1));
+    MUST(read(fd, b, 8));
+    nap_ms(5000); // probed and answered: it must live
+    MUST(write(fd, b, 1));
+    if (read(fd, b, 8) != 1) return t_fail("an idle connection died: %s", strerror(errno));
+    printf("connected\n");
+    fflush(stdout);
+    CHECK_ERR(read(fd, b, 8), ETIMEDOUT);
+}
+
 int main(int argc, char **argv) {
     struct rlimit all;
     getrlimit(RLIMIT_NOFILE, &all);
@@ -228,11 +254,14 @@ int main(int argc, char **argv) {
     t_name = argc > 1 ? argv[1] : "?";
     signal(SIGPIPE, SIG_IGN);
     if (argc > 2 && !strcmp(t_name, "echo")) return echo(argv[2]);
-    alarm(300);
+    signal(SIGALRM, too_late);
+    alarm(getenv("LIMIT") ? atoi(getenv("LIMIT")) : 300);
+    setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc > 5 && !strcmp(t_name, "client")) client(argv[2], argv[3], atoi(argv[4]), atol(argv[5]));
     else if (argc > 4 && !strcmp(t_name, "udp")) udp(argv[2], argv[3], atoi(argv[4]));
     else if (argc > 3 && !strcmp(t_name, "refused")) errors(argv[2], argv[3], ECONNREFUSED);
     else if (argc > 3 && !strcmp(t_name, "unreachable")) errors(argv[2], argv[3], EHOSTUNREACH);
+    else if (argc > 3 && !strcmp(t_name, "keepalive")) keepalive(argv[2], argv[3]);
     else t_fail("see the source for how to call it");
     printf("%d passed, %d failed\n", t_failed == 0, t_failed != 0);
     return t_failed != 0;

@@ -13,7 +13,7 @@ use crate::task::Thread;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use net::config::NetIf;
-use net::{Limits, NetDevice, PlatformEnv, Stack};
+use net::{Limits, NetDevice, PlatformEnv, Sabotage, Stack};
 use platform::ParkOptions;
 use sync::{Once, WaitQueue};
 
@@ -62,7 +62,14 @@ pub fn add_device(device: &'static dyn NetDevice) -> abi::Result<Arc<NetIf>> {
 pub fn init() {
     // A quarter of memory for connections' buffers.
     let buffers = crate::mm::frames::total() * 4096 / 4;
-    let limits = Limits { buffers, ..Limits::default() };
+    let ways = [
+        ("arp", Sabotage::ARP),
+        ("checksum", Sabotage::CHECKSUM),
+        ("acks", Sabotage::ACKS),
+        ("path-mtu", Sabotage::PATH_MTU),
+    ];
+    let sabotage = ways.into_iter().filter(|w| crate::machine::sabotaged(w.0)).map(|w| w.1).collect();
+    let limits = Limits { buffers, sabotage, ..Limits::default() };
     let _ = STACK.set(Stack::new(Arc::new(PlatformEnv(earlier)), limits));
     let started = Thread::new_kernel("net", ticker, 0).map(crate::sched::spawn);
     if !matches!(started, Some(Ok(()))) {

@@ -33,6 +33,8 @@ pub struct Faults {
     pub corrupt: u64,
     pub reorder: u64,
     pub delay_us: u64,
+    /// Frames too short to hold data are lost.
+    pub no_acks: bool,
 }
 
 /// Frames on their way, by when they arrive and a number: to which side, and their bytes.
@@ -84,7 +86,7 @@ impl NetDevice for Card {
         let f = *w.faults.lock().unwrap();
         let copies = 1 + usize::from(w.chance(f.duplicate));
         for _ in 0..copies {
-            if w.chance(f.loss) {
+            if w.chance(f.loss) || (f.no_acks && frame.bytes().len() <= 14 + 20 + 32) {
                 continue;
             }
             let mut bytes = frame.bytes().to_vec();

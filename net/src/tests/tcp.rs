@@ -295,7 +295,7 @@ proptest! {
     ) {
         let p = Pair::new(seed, Faults::default());
         let (c, s) = connected(&p, &TcpOptions::default());
-        *p.world.faults.lock().unwrap() = Faults { loss, duplicate, corrupt, reorder, delay_us };
+        *p.world.faults.lock().unwrap() = Faults { loss, duplicate, corrupt, reorder, delay_us, ..Faults::default() };
         if let Err(e) = transfer(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), len, 4000) {
             prop_assert!(matches!(e, Errno::ETIMEDOUT | Errno::ECONNRESET | Errno::EPIPE), "{e:?}");
         }
@@ -303,7 +303,7 @@ proptest! {
 
     #[test]
     fn handshakes_survive_a_bad_link(seed: u64, loss in 0u64..300, reorder in 0u64..300, duplicate in 0u64..300) {
-        let p = Pair::new(seed, Faults { loss, reorder, duplicate, delay_us: 1000, corrupt: 0 });
+        let p = Pair::new(seed, Faults { loss, reorder, duplicate, delay_us: 1000, ..Faults::default() });
         let (l, _lease) = listen(&p.stacks[1], "0.0.0.0", 80, 8);
         let c = p.stacks[0].connect(None, (ip("10.0.0.2"), 80), &TcpOptions::default()).unwrap();
         let done = || c.status().state != State::SynSent;
@@ -318,4 +318,25 @@ proptest! {
             prop_assert!(c.take_error().is_some());
         }
     }
+}
+
+/// Both ends retransmit at once, having heard all of the other's bytes but none of its last acknowledgements: each must take
+/// the other's acknowledgements although its retransmission has begun anew far behind them.
+#[test]
+fn both_ends_retransmitting_hear_each_other() {
+    let p = Pair::new(1, Faults { delay_us: 300, ..Faults::default() });
+    let (l, _lease) = listen(&p.stacks[1], "0.0.0.0", 7, 4);
+    let c = p.stacks[0].connect(None, (ip("10.0.0.2"), 7), &TcpOptions::default()).unwrap();
+    p.run(20);
+    let s = l.accept().unwrap();
+    p.world.faults.lock().unwrap().no_acks = true;
+    let data = [7u8; 2800];
+    c.send(&p.stacks[0], &data).unwrap();
+    s.send(&p.stacks[1], &data).unwrap();
+    p.run(3500);
+    assert_eq!((c.status().readable, s.status().readable), (2800, 2800));
+    assert!(c.status().unsent > 0 && s.status().unsent > 0);
+    p.world.faults.lock().unwrap().no_acks = false;
+    p.run(60_000);
+    assert_eq!((c.status().unsent, s.status().unsent), (0, 0));
 }

@@ -10,11 +10,13 @@ mod disk;
 mod error;
 mod gate;
 mod gates;
+mod net;
 mod paths;
 mod shell;
 mod ssh;
 mod vm;
 mod web;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -15,6 +15,8 @@ mod m4;
 mod m5;
 mod m6;
 mod m7;
+mod n1;
+mod n2;
 mod n3;
 mod n4;
 mod n5;
@@ -48,6 +50,8 @@ pub const ALL: &[Gate] = &[
     d3::GATE,
     d4::GATE,
     init::GATE,
+    n1::GATE,
+    n2::GATE,
     n3::GATE,
     n4::GATE,
     n5::GATE,

@@ -13,8 +13,11 @@
 //! asked for (`SO_RCVBUF`, `SO_SNDBUF`), else 64 KiB when there is plenty of the stack's limit left and down to 4 KiB when
 //! there is not. A connection in TIME_WAIT that nobody holds is a record of a few words without rings.
 
+mod inner;
+mod port;
+
 use crate::config::Hop;
-use crate::packet::{self, Packet, Tuple};
+use crate::packet::Tuple;
 use crate::tcp::TcpOptions;
 use crate::timers::Target;
 use crate::{Stack, tcp};
@@ -22,11 +25,12 @@ use abi::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use inner::{Inner, Seen, instant};
+use port::Port;
+use smoltcp::iface::{Config, Interface, SocketSet};
 pub use smoltcp::socket::tcp::State;
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
-use smoltcp::time::{Duration, Instant};
+use smoltcp::time::Duration;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 use sync::{LockClass, SpinLock, WaitQueue};
 
@@ -36,37 +40,6 @@ const SEC: u64 = 1_000_000_000;
 const SYN_TIMEOUT: u64 = 127 * SEC;
 const DATA_TIMEOUT: u64 = 924 * SEC;
 const ORPHAN_TIMEOUT: u64 = 60 * SEC;
-
-/// What the outside saw of the connection's sequence numbers.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    /// After the last byte (or flag) sent.
-    snd_nxt: u32,
-    /// The last acknowledgement sent.
-    ack: u32,
-    /// After the peer's FIN, once it came.
-    fin: Option<u32>,
-}
-
-struct Inner {
-    iface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
-    error: Option<Errno>,
-    options: TcpOptions,
-    seen: Seen,
-    mtu: usize,
-    /// The owner has closed it.
-    orphan: bool,
-    /// The owner wants nothing more from the peer (`SHUT_RD`).
-    deaf: bool,
-    /// Since when something is owed by the peer.
-    owed_since: Option<u64>,
-    last_rx: u64,
-    probing: bool,
-    hop: Option<(u64, Hop)>,
-    gone: bool,
-}
 
 /// A connection.
 pub struct Flow {
@@ -97,57 +70,6 @@ impl Drop for Charge {
     }
 }
 
-/// What smoltcp sees of the world.
-struct Port<'a> {
-    rx: Option<&'a [u8]>,
-    out: &'a mut Vec<Packet>,
-    mtu: usize,
-}
-struct Rx<'a>(&'a [u8]);
-struct Tx<'a>(&'a mut Vec<Packet>);
-
-impl RxToken for Rx<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
-}
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut p = Packet::new(len);
-        let r = f(p.bytes_mut());
-        self.0.push(p);
-        r
-    }
-}
-impl Device for Port<'_> {
-    type RxToken<'b>
-        = Rx<'b>
-    where
-        Self: 'b;
-    type TxToken<'b>
-        = Tx<'b>
-    where
-        Self: 'b;
-    fn receive(&mut self, _: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
-        Some((Rx(self.rx.take()?), Tx(self.out)))
-    }
-    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
-        Some(Tx(self.out))
-    }
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = Medium::Ip;
-        caps.max_transmission_unit = self.mtu;
-        caps.checksum = ChecksumCapabilities::ignored();
-        caps.checksum.ipv4 = smoltcp::phy::Checksum::Tx;
-        caps
-    }
-}
-
-fn instant(now_ns: u64) -> Instant {
-    Instant::from_micros((now_ns / 1000) as i64)
-}
-
 /// A connection's state for reports, and what may be done with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Status {
@@ -171,137 +93,6 @@ impl Status {
     /// Whether the handshake is over.
     pub fn is_connecting(&self) -> bool {
         matches!(self.state, State::SynSent | State::SynReceived)
-    }
-}
-
-fn peer_finished(state: State) -> bool {
-    matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed)
-}
-
-impl Inner {
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
-    }
-
-    fn status(&mut self) -> Status {
-        let error = self.error.is_some();
-        let deaf = self.deaf;
-        let s = self.socket();
-        let (readable, state) = (s.recv_queue(), s.state());
-        let room = if s.may_send() { s.send_capacity() - s.send_queue() } else { 0 };
-        let ended = readable == 0 && (deaf || peer_finished(state));
-        Status { state, readable, room, unsent: s.send_queue(), ended, error, capacity: s.send_capacity() }
-    }
-
-    /// Lets smoltcp take a segment and send what it has.
-    fn poll(&mut self, rx: Option<&[u8]>, now: u64, out: &mut Vec<Packet>) {
-        let at = instant(now);
-        let ingress = rx.is_some();
-        let mut port = Port { rx, out, mtu: self.mtu };
-        if ingress {
-            self.iface.poll_ingress_single(at, &mut port, &mut self.sockets);
-        }
-        self.iface.poll_egress(at, &mut port, &mut self.sockets);
-        for p in out.iter() {
-            let header = if p.bytes()[0] >> 4 == 4 { 20 } else { 40 };
-            if let Some(t) = packet::parse_tcp(&p.bytes()[header..]) {
-                let len = p.bytes().len() - header - t.header;
-                let end = t.seq.wrapping_add(len as u32 + u32::from(t.flags & 1) + u32::from(t.flags >> 1 & 1));
-                if (end.wrapping_sub(self.seen.snd_nxt) as i32) > 0 || self.seen.snd_nxt == 0 {
-                    self.seen.snd_nxt = end;
-                }
-                self.seen.ack = t.ack;
-            }
-        }
-    }
-
-    fn fail(&mut self, e: Errno) {
-        self.error.get_or_insert(e);
-        self.socket().abort();
-    }
-
-    /// Notes what a segment did: errors, and what the peer still owes.
-    fn after_segment(&mut self, before: State, rx: &[u8], now: u64) {
-        let header = if rx[0] >> 4 == 4 { usize::from(rx[0] & 15) * 4 } else { 40 };
-        let Some(t) = rx.get(header..).and_then(packet::parse_tcp) else { return };
-        let state = self.socket().state();
-        if t.flags & packet::RST != 0 && state != before && matches!(state, State::Closed | State::Listen) {
-            self.error = match before {
-                State::SynSent => Some(Errno::ECONNREFUSED),
-                State::CloseWait => Some(Errno::EPIPE),
-                State::TimeWait | State::LastAck | State::Closing | State::Closed => self.error,
-                _ => Some(Errno::ECONNRESET),
-            };
-            if state == State::Listen {
-                self.socket().close();
-            }
-        }
-        if t.flags & packet::FIN != 0 && peer_finished(state) && self.seen.fin.is_none() {
-            self.seen.fin = Some(t.seq.wrapping_add((rx.len() - header - t.header) as u32 + 1));
-        }
-        self.last_rx = now;
-        if self.owed_since.is_some() {
-            self.owed_since = Some(now);
-        }
-        if self.probing {
-            self.probing = false;
-            self.socket().set_keep_alive(None);
-        }
-        // Nobody will read it: say so (RFC 1122, 4.2.2.13).
-        if self.orphan && self.socket().recv_queue() > 0 {
-            self.socket().abort();
-        }
-    }
-
-    /// Gives up what has waited too long; when to look again.
-    fn patience(&mut self, now: u64) -> (Option<u64>, bool) {
-        let s = self.socket();
-        let (state, queued) = (s.state(), s.send_queue());
-        let owed = queued > 0
-            || matches!(state, State::SynSent | State::SynReceived | State::FinWait1 | State::LastAck | State::Closing);
-        if state == State::Closed {
-            return (None, false);
-        }
-        if owed || (self.orphan && state == State::FinWait2) {
-            let since = *self.owed_since.get_or_insert(now);
-            let limit = match state {
-                State::SynSent | State::SynReceived => self.options.user_timeout.unwrap_or(SYN_TIMEOUT),
-                _ if self.orphan => ORPHAN_TIMEOUT,
-                _ => self.options.user_timeout.unwrap_or(DATA_TIMEOUT),
-            };
-            if now >= since + limit {
-                self.fail(Errno::ETIMEDOUT);
-                return (None, true);
-            }
-            return (Some(since + limit), false);
-        }
-        self.owed_since = None;
-        let Some(ka) =
-            self.options.keepalive.filter(|_| matches!(state, State::Established | State::CloseWait | State::FinWait2))
-        else {
-            return (None, false);
-        };
-        let first = self.last_rx + ka.idle;
-        if now < first {
-            return (Some(first), false);
-        }
-        if now >= first + ka.interval * u64::from(ka.count) {
-            self.fail(Errno::ETIMEDOUT);
-            return (None, true);
-        }
-        if !self.probing {
-            self.probing = true;
-            self.socket().set_keep_alive(Some(Duration::from_micros(ka.interval / 1000)));
-            return (Some(first + ka.interval * u64::from(ka.count)), true);
-        }
-        (Some(first + ka.interval * u64::from(ka.count)), false)
-    }
-
-    fn next_deadline(&mut self, now: u64) -> Option<u64> {
-        let at = self.iface.poll_at(instant(now), &self.sockets)?;
-        // smoltcp counts microseconds; rounding up keeps a deadline from coming too early. What it wants at once and did
-        // not do when polled (a closed window) is asked again soon, not in a loop.
-        Some(((at.total_micros().max(0) as u64 + 1) * 1000).max(now + 1_000_000))
     }
 }
 
