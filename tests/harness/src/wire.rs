@@ -202,15 +202,18 @@ mod tests {
         let w = Wire::new(Faults { loss: 200, duplicate: 200, reorder: 200, corrupt: 0 }, 1)?;
         let a = UnixDatagram::bind(w.dir.join("0q"))?;
         let b = UnixDatagram::bind(w.dir.join("1q"))?;
+        // A socket's queue holds only some frames: whoever waited at one end would keep the lane from emptying the other.
+        a.set_nonblocking(true)?;
         b.set_nonblocking(true)?;
         let mut got = Vec::new();
         let mut buf = [0; 100];
-        for n in 0..100 {
-            a.send_to(&[n; 60], w.dir.join("0h"))?;
-        }
+        let mut sent = 0;
         // Until every frame was looked at, and both lanes were idle (and so let out what they held) since.
         let mut idle = None;
         loop {
+            if sent < 100 && a.send_to(&[sent; 60], w.dir.join("0h")).is_ok() {
+                sent += 1;
+            }
             if w.state.taken.load(Ordering::SeqCst) == 100 {
                 let now = w.state.idle.load(Ordering::SeqCst);
                 if now > *idle.get_or_insert(now) + 3 && got.len() as u64 == w.counts().0 {
