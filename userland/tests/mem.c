@@ -304,16 +304,17 @@ TEST(frames_return) {
     static char was[8192]; // touched before the count, as all that the report needs
     memset(was, 1, sizeof was);
     strcpy(was, slurp("/proc/berth/memory"));
-    // A leak shows every time. That a long-lived object of the kernel's moved to a heap page of its own may happen once.
+    // A leak shows every time. That a long-lived object of the kernel's moved to a heap page of its own may happen once;
+    // that it left one gives a frame more than before.
     for (int attempt = 0;; attempt++) {
         long before = settled_free();
         strcpy(was, slurp("/proc/berth/memory"));
         rounds(1000, "/proc/self/exe");
         long after = settled_free();
         char *is = slurp("/proc/berth/memory");
-        if (before == after) return;
+        if (before <= after) return;
         if (attempt < 2) continue;
-        CHECK(before == after, "free frames: %ld before, %ld after", before, after);
+        CHECK(before <= after, "free frames: %ld before, %ld after", before, after);
         printf("before:\n%safter:\n%s", was, is);
         return;
     }
