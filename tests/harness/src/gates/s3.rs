@@ -1,6 +1,6 @@
 //! s3: a change of an address space holds on every CPU when the call returns; the reschedule chain loses nothing.
 
-use super::programs::{checked, control, on_each};
+use super::programs::{control, on_each};
 use crate::gate::{Case, Gate, Options};
 
 /// The gate.
@@ -11,8 +11,9 @@ pub const GATE: Gate = Gate {
 };
 
 fn cases(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["tlb", "smp resched_chain"], |_, _| Ok(()));
-    cases.push(checked(4, &["tlb"]));
+    // An emulator stops all its CPUs for each invalidation: with another machine beside it that takes ten times as long.
+    let cases = on_each(&o.smp, &["tlb", "smp resched_chain"], |_, _| Ok(()));
+    let mut cases: Vec<Case> = cases.into_iter().map(Case::alone).collect();
     // The chain's own control is in s2.
     cases.push(control(
         "other CPUs are not told",
