@@ -39,9 +39,9 @@ pub fn until(sh: &mut Shell, what: &str, command: &str, text: &str) -> Outcome<S
     Ok(seen)
 }
 
-/// Waits until the machine has got its address from the user network.
+/// Waits until the machine has got its address from the user network, of which the default route comes last.
 pub fn configured(sh: &mut Shell, what: &str) -> Outcome<String> {
-    until(sh, what, "ip addr show eth0; ip route", "default via 10.0.2.2")
+    until(sh, what, "ip route; ip addr show eth0", "default via 10.0.2.2")
 }
 
 /// Starts the echo server in the machine.
