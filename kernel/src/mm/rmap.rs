@@ -21,7 +21,7 @@ use mm_core::pte::Pte;
 use sync::{LockClass, SpinLock, rank};
 use vfs::rmap::Change;
 
-static CLASS: LockClass = LockClass::new("address spaces", rank::PAGE_TABLE);
+static CLASS: LockClass = LockClass::new("address spaces", rank::SPIN + 99);
 static SPACES: SpinLock<Ends> = SpinLock::new(&CLASS, Ends { head: ptr::null_mut(), tail: ptr::null_mut() });
 
 struct Ends {
