@@ -19,6 +19,7 @@ use crate::volume::{Freed, Volume};
 use abi::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 /// A group's changing part.
@@ -314,6 +315,39 @@ impl Volume {
             }
             self.unpick(f.start, f.len);
         }
+    }
+
+    /// Tells the device of the free runs of at least `least` blocks within `range` (blocks); how many blocks that were. A
+    /// group's allocations wait meanwhile. `EOPNOTSUPP` if the device has no use for it.
+    pub fn trim(&self, range: Range<u64>, least: u32) -> Result<u64> {
+        if !self.device.geometry().discard {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.settle_freed();
+        let mut told = 0;
+        for (group, g) in (0..).zip(&self.groups) {
+            let start = self.geo.group_start(group);
+            let len = u64::from(self.geo.group_len(group));
+            let (from, to) = (range.start.max(start), range.end.min(start + len));
+            if from >= to {
+                continue;
+            }
+            let mut state = g.state.lock();
+            self.load_map(group, &mut state)?;
+            let Some(map) = &state.map else { continue };
+            let (mut at, end) = ((from - start) as usize, (to - start) as usize);
+            while at < end {
+                let first = bits::next(map, at, end, false);
+                at = bits::next(map, first, end, true);
+                let n = (at - first) as u64;
+                if n >= u64::from(least.max(1)) {
+                    let shift = self.geo.block_bits - 9;
+                    block::discard(&*self.device, (start + first as u64) << shift, n << shift)?;
+                    told += n;
+                }
+            }
+        }
+        Ok(told)
     }
 
     /// A block for metadata, in use from this transaction on. It must then be made with [`Tx::create`].

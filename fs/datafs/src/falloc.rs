@@ -6,28 +6,15 @@ use crate::fields::now;
 use crate::inode::DataInode;
 use abi::{Errno, Result, linux};
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use pagecache::FileCache;
 use platform::PAGE_SIZE;
+use vfs::FileExtent;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Blocks that one transaction allocates at most.
 const CHUNK: u64 = 8192;
-
-/// A run of a file, as `FIEMAP` reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileExtent {
-    /// Bytes from the file's start.
-    pub logical: u64,
-    /// Bytes from the disk's start; 0 for what has no place yet.
-    pub physical: u64,
-    /// In bytes.
-    pub len: u64,
-    /// Allocated but not written.
-    pub unwritten: bool,
-    /// Not allocated yet.
-    pub delayed: bool,
-}
 
 impl DataInode {
     pub(crate) fn do_fallocate(&self, cache: &FileCache, mode: u32, offset: u64, len: u64) -> Result<()> {
@@ -200,11 +187,10 @@ impl DataInode {
     }
 
     /// The runs of the file in a range of bytes, as `FIEMAP` reports them; at most `most`.
-    pub fn fiemap(&self, offset: u64, len: u64, most: usize) -> Result<Vec<FileExtent>> {
+    pub(crate) fn runs(&self, range: Range<u64>, most: usize) -> Result<Vec<FileExtent>> {
         let bits = self.vol.geo.block_bits;
-        let end = offset.saturating_add(len);
-        let limit = end.min(self.max_size()).div_ceil(1 << bits);
-        let mut at = offset >> bits;
+        let limit = range.end.min(self.max_size()).div_ceil(1 << bits);
+        let mut at = range.start >> bits;
         let mut out: Vec<FileExtent> = Vec::new();
         while at < limit && out.len() < most {
             let m = self.lookup_block(at)?;
@@ -221,6 +207,7 @@ impl DataInode {
             }
             at += n;
         }
+        out.truncate(most);
         Ok(out)
     }
 

@@ -152,6 +152,7 @@ impl Volume {
             Owner { vol: self, ino, seed }.check_root(core.root())?;
         }
         let meta = Meta::new(self.dev, u64::from(ino), kind, u32::from(f.mode.get()), f.uid(), f.gid());
+        meta.set_flags(f.flags.get());
         let size = f.size();
         let dtime = f.dtime.get();
         let orphan = f.links.get() == 0;
@@ -264,7 +265,7 @@ impl DataInode {
     pub(crate) fn accessed(self: &Arc<Self>) {
         const DAY: i64 = 86400;
         let o = &self.vol.options;
-        if o.noatime() || self.vol.read_only.load(Ordering::Relaxed) {
+        if o.noatime() || self.meta.has(vfs::flags::NOATIME) || self.vol.read_only.load(Ordering::Relaxed) {
             return;
         }
         let now = now();

@@ -50,6 +50,7 @@ mod extents;
 mod extents_edit;
 mod falloc;
 mod fields;
+mod flags;
 mod geometry;
 mod hash;
 mod htree;
@@ -73,7 +74,6 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-pub use falloc::FileExtent;
 pub use geometry::Refused;
 pub use inode::DataInode;
 pub use keeper::{Footprint, Keeper, Shrinker};

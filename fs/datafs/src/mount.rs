@@ -200,6 +200,18 @@ impl FileSystem for DataFs {
         Ok(())
     }
 
+    fn trim(&self, range: core::ops::Range<u64>, least: u64) -> Result<u64> {
+        let v = &self.vol;
+        v.writable()?;
+        let bits = v.geo.block_bits;
+        let blocks = range.start.div_ceil(1 << bits)..(range.end >> bits).min(v.geo.blocks);
+        let least = least.div_ceil(1 << bits);
+        if blocks.start >= v.geo.blocks || least > u64::from(v.geo.blocks_per_group) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(v.trim(blocks, least as u32)? << bits)
+    }
+
     fn options(&self) -> String {
         self.vol.shown_options()
     }

@@ -34,6 +34,7 @@ impl DataInode {
         f.set_gid(new.gid);
         f.links.set(links);
         f.generation.set(platform::random_u64() as u32);
+        f.flags.set(crate::flags::inherited(self.core.read().f().flags.get(), kind));
         if self.vol.geo.inode_size >= OLD_SIZE + usize::from(EXTRA) {
             f.extra_isize.set(EXTRA);
         }

@@ -161,7 +161,7 @@ impl Inode for DataInode {
             })
         })?;
         self.meta.apply(set);
-        Ok(())
+        if self.meta.has(vfs::flags::SYNC) { self.settle() } else { Ok(()) }
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
@@ -169,7 +169,9 @@ impl Inode for DataInode {
     }
 
     fn create(&self, name: &[u8], new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
-        Ok(self.dir()?.do_create(name, new)?)
+        let made = self.dir()?.do_create(name, new)?;
+        self.names_changed()?;
+        Ok(made)
     }
 
     fn tmpfile(&self, new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
@@ -178,20 +180,25 @@ impl Inode for DataInode {
 
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
         let target = DataInode::from_dyn(target)?;
-        self.dir()?.do_link(name, &target)
+        self.dir()?.do_link(name, &target)?;
+        self.names_changed()
     }
 
     fn unlink(&self, name: &[u8]) -> Result<()> {
-        self.dir()?.do_unlink(name)
+        self.dir()?.do_unlink(name)?;
+        self.names_changed()
     }
 
     fn rmdir(&self, name: &[u8]) -> Result<()> {
-        self.dir()?.do_rmdir(name)
+        self.dir()?.do_rmdir(name)?;
+        self.names_changed()
     }
 
     fn rename(&self, old: &[u8], new_dir: &Arc<dyn Inode>, new: &[u8], flags: RenameFlags) -> Result<()> {
         let to = DataInode::from_dyn(new_dir)?;
-        self.dir()?.do_rename(old, to.dir()?, new, flags)
+        self.dir()?.do_rename(old, to.dir()?, new, flags)?;
+        self.names_changed()?;
+        to.names_changed()
     }
 
     fn readdir(&self, cookie: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
@@ -218,6 +225,9 @@ impl Inode for DataInode {
     fn write_at(&self, offset: Option<u64>, source: &mut dyn WriteSource) -> Result<(u64, usize)> {
         let cache = self.file()?;
         self.vol.writable()?;
+        if self.meta.has(vfs::flags::IMMUTABLE) {
+            return Err(Errno::EPERM);
+        }
         let done = {
             let _io = self.io.lock();
             let start = offset.unwrap_or_else(|| cache.size());
@@ -235,7 +245,7 @@ impl Inode for DataInode {
             }
             done
         };
-        if self.vol.options.sync() {
+        if self.vol.options.sync() || self.meta.has(vfs::flags::SYNC) {
             self.make_durable(false)?;
         }
         Ok(done)
@@ -251,6 +261,22 @@ impl Inode for DataInode {
             None if offset >= self.size() => Err(Errno::ENXIO),
             None => Ok(if hole { self.size() } else { offset }),
         }
+    }
+
+    fn file_flags(&self) -> Result<u32> {
+        Ok(self.shown_flags())
+    }
+
+    fn set_file_flags(&self, flags: u32) -> Result<()> {
+        self.change_flags(flags)
+    }
+
+    fn generation(&self) -> Result<u32> {
+        Ok(self.core.read().f().generation.get())
+    }
+
+    fn extents(&self, range: Range<u64>, most: usize) -> Result<Vec<vfs::FileExtent>> {
+        self.runs(range, most)
     }
 
     fn fsync(&self, data_only: bool) -> Result<()> {

@@ -17,6 +17,9 @@ use vfs::{Attr, DirEntry, FileType, Inode, Mappable, Meta, NewInode, NewKind, Re
 static TIMES: LockClass = LockClass::new("tmpfs times", rank::SPIN + 40);
 static XATTRS: LockClass = LockClass::new("tmpfs xattrs", rank::INODE + 8);
 
+/// The flags that files can have.
+const FLAGS: u32 = vfs::flags::IMMUTABLE | vfs::flags::APPEND | vfs::flags::NODUMP | vfs::flags::NOATIME;
+
 const XATTR_CREATE: u32 = 1;
 const XATTR_REPLACE: u32 = 2;
 /// The most that the extended attributes of one inode may hold together, as names are kernel memory that no limit covers.
@@ -138,6 +141,9 @@ impl TmpInode {
 
     /// `relatime`: an access is noted only after a change.
     fn accessed(&self) {
+        if self.meta.has(vfs::flags::NOATIME) {
+            return;
+        }
         let stale = {
             let t = self.times.lock();
             t.access <= t.modify || t.access <= t.change
@@ -339,6 +345,19 @@ impl Inode for TmpInode {
             self.touch();
         }
         Ok(done)
+    }
+
+    fn file_flags(&self) -> Result<u32> {
+        Ok(self.meta.flags())
+    }
+
+    fn set_file_flags(&self, flags: u32) -> Result<()> {
+        if flags & !FLAGS != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.meta.set_flags(flags);
+        self.touch_change();
+        Ok(())
     }
 
     fn fallocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {

@@ -66,12 +66,14 @@ pub struct Meta {
     mode: AtomicU32,
     uid: AtomicU32,
     gid: AtomicU32,
+    flags: AtomicU32,
 }
 
 impl Meta {
     /// `mode` holds permission bits only.
     pub fn new(dev: u64, ino: u64, kind: FileType, mode: u32, uid: u32, gid: u32) -> Self {
-        Meta { dev, ino, kind, mode: AtomicU32::new(mode & 0o7777), uid: AtomicU32::new(uid), gid: AtomicU32::new(gid) }
+        let [mode, uid, gid, flags] = [mode & 0o7777, uid, gid, 0].map(AtomicU32::new);
+        Meta { dev, ino, kind, mode, uid, gid, flags }
     }
 
     /// The permission bits, set-id and sticky bits included.
@@ -90,6 +92,17 @@ impl Meta {
     #[inline]
     pub fn gid(&self) -> u32 {
         self.gid.load(Ordering::Relaxed)
+    }
+
+    /// The flags ([`crate::flags`]) that the VFS acts on.
+    #[inline]
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Takes over the flags that the VFS acts on, of those that the file system knows.
+    pub fn set_flags(&self, flags: u32) {
+        self.flags.store(flags & crate::flags::SHOWN, Ordering::Relaxed);
     }
 
     /// Takes over mode and owner from `set`.
@@ -139,6 +152,8 @@ pub struct Attr {
     pub ctime: Timespec,
     /// Creation.
     pub btime: Timespec,
+    /// Flags ([`crate::flags`]).
+    pub flags: u32,
 }
 
 impl Attr {
@@ -161,6 +176,7 @@ impl Attr {
             mtime: zero,
             ctime: zero,
             btime: zero,
+            flags: meta.flags(),
         }
     }
 

@@ -8,6 +8,7 @@
 
 use crate::attr::{Attr, FileType, SetAttr};
 use crate::errseq::{ErrCursor, ErrSeq};
+use crate::flags;
 use crate::inode::{DirEntry, Inode, Mappable};
 use crate::mount::{MountFlags, Path};
 use crate::notify::{self, event};
@@ -236,10 +237,15 @@ impl OpenFile {
         self.flags.load(Ordering::Relaxed)
     }
 
-    /// Changes the settable flags.
-    pub fn set_flags(&self, flags: u32) {
+    /// Changes the settable flags. `EPERM` if writing to an append-only file would no longer append.
+    pub fn set_flags(&self, flags: u32) -> Result<()> {
+        let append_only = self.inode().is_some_and(|i| i.meta().has(flags::APPEND));
+        if append_only && (flags ^ self.flags()) & linux::O_APPEND != 0 {
+            return Err(Errno::EPERM);
+        }
         let keep = self.flags() & !SETTABLE;
         self.flags.store(keep | (flags & SETTABLE), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether it was opened for reading.
@@ -504,6 +510,7 @@ impl OpenFile {
         if inode.meta().kind != FileType::Regular || self.object.is_some() {
             return Err(Errno::EINVAL);
         }
+        flags::check_cut(inode.meta())?;
         inode.setattr(&SetAttr { size: Some(size), ..SetAttr::default() })?;
         self.said(Ok(1), event::MODIFY).map(drop)
     }
@@ -518,7 +525,14 @@ impl OpenFile {
         }
         let inode = self.inode().ok_or(Errno::ENODEV)?;
         match inode.meta().kind {
-            FileType::Regular => inode.fallocate(mode, offset, len),
+            FileType::Regular => {
+                let meta = inode.meta();
+                let only_grows = mode & !linux::FALLOC_FL_KEEP_SIZE == 0;
+                if meta.has(flags::IMMUTABLE) || (!only_grows && meta.has(flags::APPEND)) {
+                    return Err(Errno::EPERM);
+                }
+                inode.fallocate(mode, offset, len)
+            }
             FileType::Dir => Err(Errno::EISDIR),
             _ => Err(Errno::ENODEV),
         }

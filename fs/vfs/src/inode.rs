@@ -82,6 +82,21 @@ pub enum Advice {
     DontNeed,
 }
 
+/// A run of a file on its device, as `FIEMAP` reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileExtent {
+    /// Bytes from the file's start.
+    pub logical: u64,
+    /// Bytes from the disk's start; 0 for what has no place yet.
+    pub physical: u64,
+    /// In bytes.
+    pub len: u64,
+    /// Allocated but not written.
+    pub unwritten: bool,
+    /// Not allocated yet.
+    pub delayed: bool,
+}
+
 /// Flags of `renameat2`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RenameFlags {
@@ -215,6 +230,30 @@ pub trait Inode: Mappable + Any + Send + Sync {
         Ok(if hole { size } else { offset })
     }
 
+    /// The file's flags (`FS_IOC_GETFLAGS`): those of [`crate::flags`] and others that the file system has. `ENOTTY` where it
+    /// has none.
+    fn file_flags(&self) -> Result<u32> {
+        Err(Errno::ENOTTY)
+    }
+
+    /// Changes the flags (`FS_IOC_SETFLAGS`); that the caller may is checked ([`crate::flags::check_change`]). Those that are
+    /// shown but cannot be changed are left as they are; `EOPNOTSUPP` for unknown ones.
+    fn set_file_flags(&self, flags: u32) -> Result<()> {
+        let _ = flags;
+        Err(Errno::ENOTTY)
+    }
+
+    /// The generation of the inode's number (`FS_IOC_GETVERSION`).
+    fn generation(&self) -> Result<u32> {
+        Err(Errno::ENOTTY)
+    }
+
+    /// The runs of the file within `range` (bytes), in order, at most `most`. `EOPNOTSUPP` where there is no device.
+    fn extents(&self, range: Range<u64>, most: usize) -> Result<Vec<FileExtent>> {
+        let _ = (range, most);
+        Err(Errno::EOPNOTSUPP)
+    }
+
     /// Makes the content (with `data_only`, not all attributes) durable. Errors are this call's own; those of write-back are in
     /// [`Inode::write_errors`], where the open file looks afterwards.
     fn fsync(&self, data_only: bool) -> Result<()> {
@@ -313,6 +352,13 @@ pub trait FileSystem: Send + Sync {
     fn remount(&self, words: &str) -> Result<()> {
         let _ = words;
         Ok(())
+    }
+
+    /// Tells the device of free space within `range` (bytes), in runs of at least `least` bytes (`FITRIM`); returns how many
+    /// bytes that were.
+    fn trim(&self, range: Range<u64>, least: u64) -> Result<u64> {
+        let _ = (range, least);
+        Err(Errno::EOPNOTSUPP)
     }
 
     /// Options to show in `/proc/mounts`, each preceded by a comma.

@@ -6,6 +6,7 @@
 use crate::attr::{FileType, NewInode, NewKind, SetAttr};
 use crate::dcache;
 use crate::dentry::Dentry;
+use crate::flags;
 use crate::fsctx::FsContext;
 use crate::inode::{Inode, RenameFlags};
 use crate::mount::Path;
@@ -129,6 +130,9 @@ pub fn link(fs: &FsContext, cred: &Cred<'_>, source: &Path, at: At<'_>, path: &[
         return Err(Errno::ENOENT);
     }
     perm::check(cred, dir.inode().meta(), MAY_WRITE | MAY_EXEC)?;
+    if source.inode().meta().has(flags::APPEND | flags::IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
     dir.inode().link(&last.name, source.inode())?;
     let sb = dir.mount.sb.id;
     let dentry = Dentry::new(sb, Some(dir.dentry.clone()), Arc::from(&*last.name), source.inode().clone());
@@ -358,6 +362,7 @@ pub fn setattr(cred: &Cred<'_>, path: &Path, set: SetAttr) -> Result<()> {
 
 fn setattr_inode(cred: &Cred<'_>, inode: &Arc<dyn Inode>, mut set: SetAttr) -> Result<()> {
     let meta = inode.meta();
+    flags::check_setattr(meta, &set)?;
     if let Some(mode) = set.mode {
         if !cred.owns(meta) {
             return Err(Errno::EPERM);
@@ -415,6 +420,7 @@ pub fn truncate(cred: &Cred<'_>, path: &Path, size: u64) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     }
     perm::check_access(cred, &**path.inode(), MAY_WRITE, path.mount.read_only())?;
+    flags::check_cut(path.inode().meta())?;
     let mode = perm::without_set_id(path.inode().meta().mode());
     let strip = (mode != path.inode().meta().mode() && !cred.capable(CAP_FSETID)).then_some(mode);
     path.inode().setattr(&SetAttr { size: Some(size), mode: strip, ..SetAttr::default() })?;

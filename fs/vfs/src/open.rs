@@ -4,6 +4,7 @@ use crate::attr::{FileType, NewInode, NewKind, SetAttr};
 use crate::dcache;
 use crate::dentry::Dentry;
 use crate::file::{File, OpenFile};
+use crate::flags;
 use crate::fsctx::FsContext;
 use crate::mount::{MountFlags, Path};
 use crate::namei::create_locked;
@@ -126,6 +127,10 @@ fn open_place(cred: &Cred<'_>, place: Path, how: OpenHow, created: bool) -> Resu
     let inode = place.inode();
     if !created {
         perm::check_access(cred, &**inode, want, place.mount.read_only())?;
+        let appends = want & MAY_WRITE == 0 || (how.has(linux::O_APPEND) && !how.has(linux::O_TRUNC));
+        if !appends && inode.meta().has(flags::APPEND) {
+            return Err(Errno::EPERM);
+        }
         if how.has(linux::O_NOATIME) && !cred.owns(inode.meta()) {
             return Err(Errno::EPERM);
         }

@@ -1,6 +1,7 @@
 //! Who may do what: owner, group and others, with the overrides that capabilities give.
 
 use crate::attr::{FileType, Meta, S_ISGID, S_ISVTX};
+use crate::flags;
 use crate::inode::Inode;
 use abi::{Errno, Result};
 
@@ -14,6 +15,8 @@ pub const CAP_DAC_READ_SEARCH: u32 = 2;
 pub const CAP_FOWNER: u32 = 3;
 /// `CAP_FSETID`
 pub const CAP_FSETID: u32 = 4;
+/// `CAP_LINUX_IMMUTABLE`
+pub const CAP_LINUX_IMMUTABLE: u32 = 9;
 /// `CAP_SYS_CHROOT`
 pub const CAP_SYS_CHROOT: u32 = 18;
 /// `CAP_SYS_ADMIN`
@@ -62,9 +65,12 @@ impl Cred<'_> {
     }
 }
 
-/// `EACCES` unless `cred` has the access `want` (`MAY_*`) to the inode.
+/// `EACCES` unless `cred` has the access `want` (`MAY_*`) to the inode; `EPERM` for writing to what is immutable.
 #[inline]
 pub fn check(cred: &Cred<'_>, meta: &Meta, want: u32) -> Result<()> {
+    if want & MAY_WRITE != 0 && meta.has(flags::IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
     let mode = meta.mode();
     // What everybody may needs no look at who asks.
     if (mode & (mode >> 3) & (mode >> 6)) & want == want {
@@ -98,7 +104,9 @@ fn check_slow(cred: &Cred<'_>, meta: &Meta, mode: u32, want: u32) -> Result<()> 
 /// Whether `cred` may remove or rename `victim` in `dir`.
 pub(crate) fn may_delete(cred: &Cred<'_>, dir: &Meta, victim: &Meta) -> Result<()> {
     check(cred, dir, MAY_WRITE | MAY_EXEC)?;
-    if dir.mode() & S_ISVTX != 0 && cred.uid != victim.uid() && cred.uid != dir.uid() && !cred.capable(CAP_FOWNER) {
+    let sticky =
+        dir.mode() & S_ISVTX != 0 && cred.uid != victim.uid() && cred.uid != dir.uid() && !cred.capable(CAP_FOWNER);
+    if sticky || dir.has(flags::APPEND) || victim.has(flags::APPEND | flags::IMMUTABLE) {
         return Err(Errno::EPERM);
     }
     Ok(())

@@ -114,6 +114,9 @@ fn file_mapping(fd: i32, shared: bool, prot: Prot, vm: &mut VmFlags) -> abi::Res
     if !file.readable() || shared && prot.contains(Prot::WRITE) && !file.writable() {
         return Err(Errno::EACCES);
     }
+    if shared && file.writable() && file.inode().is_some_and(|i| i.meta().has(vfs::flags::APPEND)) {
+        return Err(Errno::EACCES);
+    }
     if file.path().is_some_and(|p| p.mount.flags().has(MountFlags::NOEXEC)) {
         if prot.contains(Prot::EXEC) {
             return Err(Errno::EPERM);

@@ -15,6 +15,16 @@ pub const BLOCK_AT: usize = 0x28;
 /// How long it is.
 pub const BLOCK_LEN: usize = 60;
 
+/// `i_flags`: all that `FS_IOC_GETFLAGS` shows.
+pub const FLAGS_VISIBLE: u32 = 0x705b_dfff;
+/// `i_flags`: those that can be set here: s, u, c, S, i, a, d, A, t, D, T. (`E`, `j` and `F` would need their features.)
+pub const FLAGS_SETTABLE: u32 = 0x0003_80ff;
+/// `i_flags`: what a new inode takes over from its directory.
+pub const FLAGS_INHERITED: u32 = 0x0001_80cf;
+/// `i_flags`: what files that are no directories cannot have.
+pub const FLAGS_OF_DIRS: u32 = 0x0003_0000;
+/// `i_flags`: what others than files and directories may have.
+pub const FLAGS_OF_OTHERS: u32 = 0xc0;
 /// `i_flags`: the directory has an index.
 pub const FLAG_INDEX: u32 = 0x1000;
 /// `i_flags`: the size in blocks counts file system blocks.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod crash_threads;
+mod flags;
 mod fuzz;
 mod host;
 mod read;

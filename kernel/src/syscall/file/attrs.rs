@@ -112,6 +112,8 @@ const STATX_FILLED: u32 = 0xfff;
 const STATX_MNT_ID: u32 = 0x1000;
 const STATX_RESERVED: u32 = 0x8000_0000;
 const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+/// `STATX_ATTR_IMMUTABLE`, `_APPEND` and `_NODUMP` are the file's flags of the same values.
+const STATX_ATTR_FLAGS: u64 = (vfs::flags::IMMUTABLE | vfs::flags::APPEND | vfs::flags::NODUMP) as u64;
 
 /// `statx(2)`
 pub fn statx(dir: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr) -> SysResult {
@@ -133,7 +135,7 @@ pub fn statx(dir: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr) -> 
     let s = Statx {
         mask: STATX_FILLED | if place.is_some() { STATX_MNT_ID } else { 0 },
         blksize: a.blksize,
-        attributes: if root { STATX_ATTR_MOUNT_ROOT } else { 0 },
+        attributes: u64::from(a.flags) & STATX_ATTR_FLAGS | if root { STATX_ATTR_MOUNT_ROOT } else { 0 },
         nlink: a.nlink,
         uid: a.uid,
         gid: a.gid,
@@ -142,7 +144,7 @@ pub fn statx(dir: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr) -> 
         ino: a.ino,
         size: a.size,
         blocks: a.blocks,
-        attributes_mask: STATX_ATTR_MOUNT_ROOT,
+        attributes_mask: STATX_ATTR_MOUNT_ROOT | STATX_ATTR_FLAGS,
         times: [a.atime.into(), a.btime.into(), a.ctime.into(), a.mtime.into()],
         rdev: [dev_major(a.rdev), dev_minor(a.rdev)],
         dev: [dev_major(a.dev), dev_minor(a.dev)],

@@ -88,7 +88,7 @@ pub fn fcntl(fd: i32, cmd: u32, arg: u64) -> SysResult {
         3 => Ok(f.flags() as usize),
         _ if f.is_path_only() => Err(Errno::EBADF),
         4 => {
-            f.set_flags(arg as u32);
+            f.set_flags(arg as u32)?;
             Ok(0)
         }
         F_GETLK | F_SETLK | F_SETLKW | F_OFD_GETLK | F_OFD_SETLK | F_OFD_SETLKW => {
@@ -223,7 +223,7 @@ pub fn ioctl(fd: i32, cmd: u32, arg: u64) -> SysResult {
         FIONBIO => {
             let on = uaccess::get_user_u32(UserAddr(arg)).map_err(efault)? != 0;
             let flags = f.flags() & !linux::O_NONBLOCK;
-            f.set_flags(if on { flags | linux::O_NONBLOCK } else { flags });
+            f.set_flags(if on { flags | linux::O_NONBLOCK } else { flags })?;
             Ok(0)
         }
         FIOASYNC => Ok(0),
@@ -232,6 +232,7 @@ pub fn ioctl(fd: i32, cmd: u32, arg: u64) -> SysResult {
             uaccess::put_user_u32(UserAddr(arg), left.min(i32::MAX as u64) as u32).map_err(efault)?;
             Ok(0)
         }
+        _ if f.object().is_none() => super::fsctl::control(&f, cmd, UserAddr(arg)),
         _ => f.ioctl(cmd, arg).map(|v| v as usize),
     }
 }

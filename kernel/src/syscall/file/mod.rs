@@ -8,6 +8,7 @@
 
 pub mod attrs;
 pub mod fd;
+mod fsctl;
 pub mod mount;
 pub mod names;
 pub mod open;

@@ -37,6 +37,9 @@ fn check(place: &Path, name: &[u8], write: bool) -> Result<()> {
         return Err(Errno::EROFS);
     }
     let meta = place.inode().meta();
+    if write && meta.has(vfs::flags::IMMUTABLE | vfs::flags::APPEND) {
+        return Err(Errno::EPERM);
+    }
     if name.starts_with(b"user.") {
         if !matches!(meta.kind, FileType::Regular | FileType::Dir) {
             return Err(if write { Errno::EPERM } else { Errno::ENODATA });

@@ -127,6 +127,7 @@ fn suite(c: &mut Context<'_>, smp: u32) -> Outcome {
     let mut sh = mounted(c, smp, &disk, "")?;
     sh.ok("chmod 1777 /data; export T_DIR=/data")?;
     sh.program("fs", LONG)?;
+    sh.program("attrs", LONG)?;
     sh.ok("cd /; umount /data")?;
     sh.poweroff()?;
     clean(&disk, "d1.clean_after_suite")

@@ -32,7 +32,7 @@ fn hostile(o: &Options) -> Vec<Case> {
 }
 
 fn files(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["fs"], |_, _| Ok(()));
+    let mut cases = on_each(&o.smp, &["fs", "attrs"], |_, _| Ok(()));
     cases.push(checked(4, &["fs"]));
     cases
 }
