@@ -3,11 +3,11 @@
 use super::port::Port;
 use super::{DATA_TIMEOUT, ORPHAN_TIMEOUT, SYN_TIMEOUT, State, Status};
 use crate::config::Hop;
-use crate::packet::{self, Packet};
-use crate::tcp::TcpOptions;
+use crate::packet::{self, Packet, Tuple};
+use crate::tcp::{self, TcpOptions};
 use abi::Errno;
 use alloc::vec::Vec;
-use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::Socket;
 use smoltcp::time::{Duration, Instant};
 
@@ -20,6 +20,15 @@ pub(super) struct Seen {
     pub(super) ack: u32,
     /// After the peer's FIN, once it came.
     pub(super) fin: Option<u32>,
+    /// The next byte that the owner will read.
+    pub(super) unread: u32,
+    /// The acknowledgement and the window (as it stood in the header) that were taken from the peer last.
+    heard: (u32, u16),
+    /// How far the peer's windows have reached, and how they are scaled.
+    edge: u32,
+    scale: Option<u8>,
+    /// The window that was told last, as it stood in the header.
+    window: u16,
 }
 
 /// What a connection's lock guards.
@@ -30,6 +39,7 @@ pub(super) struct Inner {
     pub(super) error: Option<Errno>,
     pub(super) options: TcpOptions,
     pub(super) seen: Seen,
+    pub(super) tuple: Tuple,
     pub(super) mtu: usize,
     /// The owner has closed it.
     pub(super) orphan: bool,
@@ -52,6 +62,10 @@ fn peer_finished(state: State) -> bool {
     matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed)
 }
 
+fn is_synchronized(state: State) -> bool {
+    !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait)
+}
+
 impl Inner {
     pub(super) fn socket(&mut self) -> &mut Socket<'static> {
         self.sockets.get_mut(self.handle)
@@ -69,21 +83,121 @@ impl Inner {
 
     /// Lets smoltcp take a segment and send what it has.
     pub(super) fn poll(&mut self, rx: Option<&[u8]>, now: u64, out: &mut Vec<Packet>) {
-        let at = instant(now);
-        let ingress = rx.is_some();
-        let mut port = Port { rx, out, mtu: self.mtu };
-        if ingress {
-            self.iface.poll_ingress_single(at, &mut port, &mut self.sockets);
+        let before = out.len();
+        if let Some(segment) = rx {
+            if let Some(ack) = self.hear(segment) {
+                self.feed(ack.bytes(), now, out);
+            }
+            self.feed(segment, now, out);
         }
-        self.iface.poll_egress(at, &mut port, &mut self.sockets);
-        for p in out.iter_mut() {
+        let at = instant(now);
+        // A segment at a time; the peer's window bounds how many.
+        let mut port = Port { rx: None, out, mtu: self.mtu };
+        while self.iface.poll_egress(at, &mut port, &mut self.sockets) == PollResult::SocketStateChanged {}
+        for p in &mut out[before..] {
             self.look_at(p);
         }
+        if self.forgotten(at) {
+            let ack = self.bare_ack(self.seen.heard.0, self.seen.heard.1);
+            if let Some(ack) = ack {
+                self.feed(ack.bytes(), now, out);
+            }
+        }
+    }
+
+    fn feed(&mut self, segment: &[u8], now: u64, out: &mut Vec<Packet>) {
+        let mut port = Port { rx: Some(segment), out, mtu: self.mtu };
+        self.iface.poll_ingress_single(instant(now), &mut port, &mut self.sockets);
+    }
+
+    /// What the peer would say to acknowledge `ack`, numbered as smoltcp expects it.
+    fn bare_ack(&mut self, ack: u32, window: u16) -> Option<Packet> {
+        let seq = self.rcv_nxt();
+        tcp::bare(&self.tuple.flipped(), seq, ack, packet::ACK, window, &[])
+    }
+
+    /// The number of the next byte that the peer is to send.
+    fn rcv_nxt(&mut self) -> u32 {
+        let finished = u32::from(self.seen.fin.is_some());
+        self.seen.unread.wrapping_add(self.socket().recv_queue() as u32 + finished)
+    }
+
+    /// Notes what a segment acknowledges. smoltcp takes nothing at all from a segment that lies outside the window, while
+    /// valid acknowledgements must be heard all the same (RFC 9293, 3.10.7.4): two ends of which each has filled the
+    /// other's window would never hear each other again. So what such a segment acknowledges, if it lies where a peer
+    /// that is in step may have put it (from what was acknowledged last, to the window's edge), is returned as a segment that
+    /// smoltcp takes.
+    fn hear(&mut self, rx: &[u8]) -> Option<Packet> {
+        let (t, len) = self.segment(rx)?;
+        if t.flags & (packet::ACK | packet::SYN | packet::RST) != packet::ACK || !is_synchronized(self.socket().state())
+        {
+            return None;
+        }
+        let window = packet::be16(rx, rx.len() - len - t.header + 14)?;
+        let next = self.rcv_nxt();
+        let s = self.socket();
+        let room = (s.recv_capacity() - s.recv_queue()) as u32;
+        // From here on all numbers count from the next byte; the window is the one that was told last.
+        let limit = self.seen.ack.wrapping_add(self.told()).wrapping_sub(next) as i32;
+        let begin = t.seq.wrapping_sub(next) as i32;
+        let end = begin.wrapping_add(len as i32);
+        let taken = match (len, limit) {
+            (0, 0) => begin == 0,
+            (_, 0) => false,
+            (0, _) => (0..limit).contains(&begin),
+            _ => (0..limit).contains(&begin) || (0 < end && end <= limit),
+        };
+        let valid = t.seq.wrapping_add(len as u32).wrapping_sub(self.seen.ack) as i32 >= 0 && begin <= room as i32;
+        let (ahead, wider) = (t.ack.wrapping_sub(self.seen.heard.0) as i32, window > self.seen.heard.1);
+        if ahead < 0 || !(taken || valid) || t.ack.wrapping_sub(self.seen.snd_nxt) as i32 > 0 {
+            return None;
+        }
+        self.seen.heard = (t.ack, window);
+        let edge = t.ack.wrapping_add(u32::from(window) << self.seen.scale.unwrap_or(0));
+        if edge.wrapping_sub(self.seen.edge) as i32 > 0 {
+            self.seen.edge = edge;
+        }
+        if taken || !(ahead > 0 || wider) { None } else { self.bare_ack(t.ack, window) }
+    }
+
+    /// The window that was told last, in bytes.
+    fn told(&mut self) -> u32 {
+        let bits = usize::BITS - self.socket().recv_capacity().leading_zeros();
+        u32::from(self.seen.window) << if self.seen.scale.is_some() { bits.saturating_sub(16) } else { 0 }
+    }
+
+    /// Whether smoltcp has something to send and no time when to try: a retransmission that came up while the window was
+    /// closed stops its timer, and the one that probes the window is started by a segment only.
+    fn forgotten(&mut self, at: Instant) -> bool {
+        let s = self.socket();
+        s.send_queue() > 0 && is_synchronized(s.state()) && self.iface.poll_at(at, &self.sockets).is_none()
+    }
+
+    /// A segment's header, and how many bytes it carries.
+    fn segment(&self, rx: &[u8]) -> Option<(packet::Tcp, usize)> {
+        let header = if rx.first()? >> 4 == 4 { usize::from(rx[0] & 15) * 4 } else { 40 };
+        let t = packet::parse_tcp(rx.get(header..)?)?;
+        let len = rx.len() - header - t.header;
+        Some((t, len))
+    }
+
+    /// Learns from the peer's SYN.
+    pub(super) fn begin(&mut self, rx: &[u8]) {
+        let Some((t, len)) = self.segment(rx) else { return };
+        let at = rx.len() - len;
+        let options = packet::parse_syn_options(&rx[at + 20 - t.header..at]);
+        self.seen.unread = t.seq.wrapping_add(1);
+        self.seen.scale = options.scale;
+        let window = packet::be16(rx, at - t.header + 14).unwrap_or(0);
+        // Until the peer says otherwise: nothing is known yet of ours but its first number.
+        self.seen.heard = (self.seen.snd_nxt, window);
+        self.seen.edge = self.seen.snd_nxt.wrapping_add(window.into());
     }
 
     /// Notes what goes out, and puts a bare acknowledgement where it belongs: smoltcp goes back to the first byte that was
     /// not acknowledged when a retransmission is due, and numbers acknowledgements from there. The peer has that long since
     /// and must refuse them as old (RFC 9293, 3.10.7.4); with both ends retransmitting, neither would ever hear the other.
+    /// Nor may it lie beyond the peer's window, where a probe of a closed window may have got to.
     fn look_at(&mut self, p: &mut Packet) {
         let header = if p.bytes()[0] >> 4 == 4 { 20 } else { 40 };
         let Some(t) = packet::parse_tcp(&p.bytes()[header..]) else { return };
@@ -93,9 +207,14 @@ impl Inner {
         if ahead > 0 || self.seen.snd_nxt == 0 {
             self.seen.snd_nxt = end;
         } else if ahead < 0 && end == t.seq && t.flags & packet::RST == 0 {
-            packet::put32(&mut p.bytes_mut()[header..], 4, self.seen.snd_nxt);
+            let mut seq = self.seen.snd_nxt;
+            if is_synchronized(self.socket().state()) && seq.wrapping_sub(self.seen.edge) as i32 > 0 {
+                seq = self.seen.edge;
+            }
+            packet::put32(&mut p.bytes_mut()[header..], 4, seq);
         }
         self.seen.ack = t.ack;
+        self.seen.window = packet::be16(p.bytes(), header + 14).unwrap_or(0);
     }
 
     pub(super) fn fail(&mut self, e: Errno) {
@@ -108,6 +227,9 @@ impl Inner {
         let header = if rx[0] >> 4 == 4 { usize::from(rx[0] & 15) * 4 } else { 40 };
         let Some(t) = rx.get(header..).and_then(packet::parse_tcp) else { return };
         let state = self.socket().state();
+        if before == State::SynSent && t.flags & packet::SYN != 0 && is_synchronized(state) {
+            self.begin(rx);
+        }
         if t.flags & packet::RST != 0 && state != before && matches!(state, State::Closed | State::Listen) {
             self.error = match before {
                 State::SynSent => Some(Errno::ECONNREFUSED),

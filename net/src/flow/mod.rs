@@ -136,6 +136,7 @@ impl Flow {
             error: None,
             options: options.clone(),
             seen: Seen::default(),
+            tuple,
             mtu,
             orphan: false,
             deaf: false,
@@ -198,6 +199,7 @@ impl Flow {
             if inner.socket().state() != State::SynReceived {
                 return Err(Errno::EINVAL);
             }
+            inner.begin(syn);
         }
         if !stack.tcp.insert(&flow) {
             return Err(Errno::EADDRINUSE);
@@ -348,8 +350,11 @@ impl Flow {
             let status = inner.status();
             if status.readable > 0 {
                 let s = inner.socket();
-                let n = if peek { s.peek_slice(buf) } else { s.recv_slice(buf) };
-                return n.map_err(|_| Errno::EAGAIN);
+                let n = if peek { s.peek_slice(buf) } else { s.recv_slice(buf) }.map_err(|_| Errno::EAGAIN)?;
+                if !peek {
+                    inner.seen.unread = inner.seen.unread.wrapping_add(n as u32);
+                }
+                return Ok(n);
             }
             match inner.error.take() {
                 Some(e) => Err(e),

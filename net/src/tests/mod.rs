@@ -3,6 +3,7 @@
 mod fuzz;
 mod link;
 mod many;
+mod narrow;
 mod netlink;
 mod sockets;
 mod tcp;
@@ -35,6 +36,8 @@ pub struct Faults {
     pub delay_us: u64,
     /// Frames too short to hold data are lost.
     pub no_acks: bool,
+    /// Packets beyond this many bytes are refused as a router does that cannot pass them on; 0: none.
+    pub narrow: usize,
 }
 
 /// Frames on their way, by when they arrive and a number: to which side, and their bytes.
@@ -76,6 +79,15 @@ impl World {
     pub fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
+    /// How many frames were put on the link.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+    /// A frame for a side, after so many nanoseconds.
+    fn put(&self, to: usize, after: u64, bytes: Vec<u8>) {
+        let n = self.sent.fetch_add(1, Ordering::Relaxed);
+        self.wire.lock().unwrap().insert((self.now() + after, n), (to, bytes));
+    }
 }
 
 struct Card(Arc<World>, usize);
@@ -86,6 +98,13 @@ impl NetDevice for Card {
         let f = *w.faults.lock().unwrap();
         let copies = 1 + usize::from(w.chance(f.duplicate));
         for _ in 0..copies {
+            let bytes = frame.bytes();
+            if f.narrow > 0 && bytes.len() > 14 + f.narrow && matches!(bytes[12..14], [8, 0] | [0x86, 0xdd]) {
+                if !w.chance(f.loss) {
+                    w.put(self.1, f.delay_us * 1000, narrow::too_large(bytes, f.narrow));
+                }
+                continue;
+            }
             if w.chance(f.loss) || (f.no_acks && frame.bytes().len() <= 14 + 20 + 32) {
                 continue;
             }
@@ -95,9 +114,7 @@ impl NetDevice for Card {
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
             let extra = if w.chance(f.reorder) { w.rand() % 5_000_000 } else { 0 };
-            let at = w.now() + f.delay_us * 1000 + extra;
-            let n = w.sent.fetch_add(1, Ordering::Relaxed);
-            w.wire.lock().unwrap().insert((at, n), (1 - self.1, bytes));
+            w.put(1 - self.1, f.delay_us * 1000 + extra, bytes);
         }
         true
     }

@@ -325,17 +325,22 @@ proptest! {
 #[test]
 fn both_ends_retransmitting_hear_each_other() {
     let p = Pair::new(1, Faults { delay_us: 300, ..Faults::default() });
-    let (l, _lease) = listen(&p.stacks[1], "0.0.0.0", 7, 4);
-    let c = p.stacks[0].connect(None, (ip("10.0.0.2"), 7), &TcpOptions::default()).unwrap();
-    p.run(20);
-    let s = l.accept().unwrap();
+    let (c, s) = connected(&p, &TcpOptions::default());
+    // Congestion windows grow, so that what follows is sent in one go and no segment of it carries news.
+    for (a, b, from, to) in [(0, 1, &c, &s), (1, 0, &s, &c)] {
+        for _ in 0..10 {
+            assert_eq!(from.send(&p.stacks[a], &[1; 5840]), Ok(5840));
+            p.run(100);
+            assert_eq!(to.recv(&p.stacks[b], &mut [0; 5840], false), Ok(5840));
+        }
+    }
     p.world.faults.lock().unwrap().no_acks = true;
-    let data = [7u8; 2800];
+    let data = [7u8; 5840];
     c.send(&p.stacks[0], &data).unwrap();
     s.send(&p.stacks[1], &data).unwrap();
     p.run(3500);
-    assert_eq!((c.status().readable, s.status().readable), (2800, 2800));
-    assert!(c.status().unsent > 0 && s.status().unsent > 0);
+    assert_eq!((c.status().readable, s.status().readable), (5840, 5840));
+    assert_eq!((c.status().unsent, s.status().unsent), (5840, 5840));
     p.world.faults.lock().unwrap().no_acks = false;
     p.run(60_000);
     assert_eq!((c.status().unsent, s.status().unsent), (0, 0));

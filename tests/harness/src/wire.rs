@@ -1,4 +1,5 @@
-//! An Ethernet cable between two machines, held by the harness: it can lose, double, reorder and damage frames, and be cut.
+//! An Ethernet cable between two machines, held by the harness: it can lose, double, reorder and damage frames, refuse large
+//! ones as a narrow router does, and be cut.
 //!
 //! Each machine's emulator sends its frames as datagrams to a socket of the harness (`-netdev dgram` over socket files), whose
 //! thread decides what becomes of them and passes them to the other machine. What happens is chosen by a generator
@@ -9,7 +10,7 @@ use std::collections::VecDeque;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,10 +34,13 @@ pub struct Faults {
 struct State {
     stop: AtomicBool,
     cut: AtomicBool,
+    /// IPv4 packets beyond this many bytes are refused with "fragmentation needed"; 0: none.
+    narrow: AtomicUsize,
     taken: AtomicU64,
     idle: AtomicU64,
     passed: AtomicU64,
     harmed: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The cable. Dropping it takes it away.
@@ -73,8 +77,16 @@ impl Wire {
             // A machine that is gone takes nothing any more.
             socket.set_write_timeout(Some(Duration::from_secs(1)))?;
             let there = dir.join(format!("{}q", 1 - side));
-            let lane =
-                Lane { socket, there, faults, seed: seed * 2 + side, state: state.clone(), held: VecDeque::new() };
+            let back = dir.join(format!("{side}q"));
+            let lane = Lane {
+                socket,
+                there,
+                back,
+                faults,
+                seed: seed * 2 + side,
+                state: state.clone(),
+                held: VecDeque::new(),
+            };
             threads.push(std::thread::spawn(move || lane.run()));
         }
         Ok(Self { dir, state, threads })
@@ -96,9 +108,15 @@ impl Wire {
         self.state.cut.store(cut, Ordering::SeqCst);
     }
 
-    /// Frames passed on, and frames that something happened to.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.state.passed.load(Ordering::SeqCst), self.state.harmed.load(Ordering::SeqCst))
+    /// From now on IPv4 packets of more than `mtu` bytes do not fit, and their senders are told.
+    pub fn narrow(&self, mtu: usize) {
+        self.state.narrow.store(mtu, Ordering::SeqCst);
+    }
+
+    /// Frames passed on, frames that something happened to, and packets refused as too large.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let s = &self.state;
+        (s.passed.load(Ordering::SeqCst), s.harmed.load(Ordering::SeqCst), s.refused.load(Ordering::SeqCst))
     }
 }
 
@@ -116,6 +134,7 @@ impl Drop for Wire {
 struct Lane {
     socket: UnixDatagram,
     there: PathBuf,
+    back: PathBuf,
     faults: Faults,
     seed: u64,
     state: Arc<State>,
@@ -171,6 +190,12 @@ impl Lane {
         if self.state.cut.load(Ordering::SeqCst) {
             return;
         }
+        let narrow = self.state.narrow.load(Ordering::SeqCst);
+        if narrow > 0 && frame.len() > narrow + 14 && frame[12..14] == [8, 0] {
+            self.state.refused.fetch_add(1, Ordering::SeqCst);
+            self.pass(&self.back, &too_large(&frame, narrow));
+            return;
+        }
         let faults = self.faults;
         if self.chance(faults.loss) {
             return;
@@ -191,6 +216,36 @@ impl Lane {
         }
         self.release(false);
     }
+}
+
+/// What a router answers that cannot pass `frame` on (RFC 1191).
+fn too_large(frame: &[u8], mtu: usize) -> Vec<u8> {
+    let ip = &frame[14..];
+    let quote = &ip[..28.min(ip.len())];
+    let mut icmp = vec![3, 4, 0, 0, 0, 0, (mtu >> 8) as u8, mtu as u8];
+    icmp.extend(quote);
+    let sum = checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum);
+    let mut answer = Vec::new();
+    answer.extend(&frame[6..12]);
+    answer.extend(&frame[..6]);
+    answer.extend([8, 0]);
+    let mut header = vec![0x45, 0, 0, (20 + icmp.len()) as u8, 0, 0, 0, 0, 64, 1, 0, 0];
+    header.extend(&ip[16..20]);
+    header.extend(&ip[12..16]);
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    answer.extend(header);
+    answer.extend(icmp);
+    answer
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let mut sum: u32 = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0))).sum();
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -232,5 +287,16 @@ mod tests {
         got.dedup();
         assert!(got.len() < 100 && got.len() > 50 && doubled && overtaken, "{got:?}");
         Ok(())
+    }
+
+    #[test]
+    fn refusals_are_well_formed() {
+        let mut frame = vec![1; 12];
+        frame.extend([8, 0]);
+        frame.extend([0x45; 1400]);
+        let a = too_large(&frame, 1280);
+        assert_eq!(checksum(&a[14..34]), [0, 0]);
+        assert_eq!(checksum(&a[34..]), [0, 0]);
+        assert_eq!((a.len(), a[34], a[35], &a[40..42]), (14 + 20 + 36, 3, 4, &[5, 0][..]));
     }
 }

@@ -24,7 +24,7 @@ fn cases(o: &Options) -> Vec<Case> {
     for &smp in &o.smp {
         cases.push(Case::new(format!("bad cable smp{smp}"), move |c| cable(c, smp, BAD, "")));
         cases.push(Case::new(format!("a thousand connections smp{smp}"), move |c| thousand(c, smp)));
-        cases.push(Case::new(format!("a silent peer smp{smp}"), move |c| silence(c, smp)));
+        cases.push(Case::new(format!("a silent peer and a narrow path smp{smp}"), move |c| silence(c, smp, "")));
     }
     let damage = Faults { corrupt: 100, ..Faults::default() };
     cases.push(
@@ -34,6 +34,9 @@ fn cases(o: &Options) -> Vec<Case> {
     cases.push(
         Case::new("control: acknowledgements not sent", |c| cable(c, 1, Faults::default(), "berth.sabotage=acks"))
             .control("netpeer.client"),
+    );
+    cases.push(
+        Case::new("control: path MTU not kept", |c| silence(c, 1, "berth.sabotage=path-mtu")).control("netpeer.client"),
     );
     cases
 }
@@ -76,7 +79,7 @@ fn cable(c: &mut Context<'_>, smp: u32, faults: Faults, words: &str) -> Outcome 
         }
         return Err(f);
     }
-    let (passed, harmed) = wire.counts();
+    let (passed, harmed, _) = wire.counts();
     check(harmed > passed / 50, "n2.faults_happened", || format!("{harmed} of {passed} frames"))?;
     a.poweroff()?;
     b.poweroff()
@@ -99,10 +102,16 @@ fn thousand(c: &mut Context<'_>, smp: u32) -> Outcome {
     sh.poweroff()
 }
 
-/// A peer that falls silent is noticed by keep-alive.
-fn silence(c: &mut Context<'_>, smp: u32) -> Outcome {
+/// A peer that falls silent is noticed by keep-alive; a path that turns narrow is learned.
+fn silence(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
     let wire = Wire::new(Faults::default(), 9)?;
-    let [a, mut b] = joined(c, smp, &wire, "")?;
+    let [a, mut b] = joined(c, smp, &wire, words)?;
+    wire.narrow(1000);
+    b.ok(&format!("export LIMIT={}", if words.is_empty() { 300 } else { 30 }))?;
+    peer(&mut b, "client 10.5.0.1 7 3 200000")?;
+    let (_, _, refused) = wire.counts();
+    check(refused > 0, "n2.path_was_narrow", || "no packet was too large".into())?;
+    wire.narrow(0);
     b.ok("/usr/lib/berth-tests/netpeer keepalive 10.5.0.1 7 >/tmp/ka.out 2>&1 & true")?;
     until(&mut b, "n2.keepalive_keeps", "cat /tmp/ka.out", "connected")?;
     wire.cut(true);
