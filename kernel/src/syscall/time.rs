@@ -213,7 +213,7 @@ fn sleep_cpu(flags: i32, ns: u64) -> SysResult {
         if used >= target {
             return Ok(0);
         }
-        if sleep_until(now_ns() + (target - used).max(1_000_000)) == Wake::Interrupted {
+        if sleep_until(now_ns().saturating_add((target - used).max(1_000_000))) == Wake::Interrupted {
             return Err(Errno::ERESTARTNOHAND);
         }
     }

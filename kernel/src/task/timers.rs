@@ -101,7 +101,7 @@ impl SignalTimer {
     fn arm(&self, s: &mut State, now: u64) {
         let Some(me) = self.me.upgrade() else { return };
         let at = match self.clock {
-            Clock::Cpu => crate::arch::time::now_ns() + s.deadline.saturating_sub(now).max(1_000_000),
+            Clock::Cpu => crate::arch::time::now_ns().saturating_add(s.deadline.saturating_sub(now).max(1_000_000)),
             _ => s.deadline,
         };
         s.armed = Some(arm_call(at, me));
