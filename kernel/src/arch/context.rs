@@ -6,7 +6,8 @@
 //! that used them is switched out, and loaded on the way back to user mode only if the CPU does not still hold them.
 //!
 //! `TPIDR_EL1` holds the running thread's context, which knows its CPU: one register read that needs no trap check gives
-//! the thread, and a load more the CPU. `SP_EL0` is left to user mode, so that entering the kernel writes no register.
+//! the thread, and a load more the CPU. `SP_EL0` is left to user mode, so that entering the kernel writes no register, and
+//! follows the thread like `TPIDR_EL0`.
 //!
 //! Ownership: `flags` is atomic and anyone may set bits; everything else belongs to the thread itself while it runs and
 //! to the scheduler while it does not.
@@ -69,6 +70,8 @@ pub struct ThreadContext {
     sp: Cell<u64>,
     /// User's TPIDR_EL0 while not running.
     pub tpidr: Cell<u64>,
+    /// User's SP_EL0 while not running.
+    sp_el0: Cell<u64>,
     /// User's FP registers while no CPU holds them, a box of this thread's; null for kernel threads, which have none.
     fp: *mut FpState,
     /// The CPU that last held the FP registers.
@@ -124,6 +127,7 @@ impl ThreadContext {
             cpu: AtomicPtr::new(core::ptr::null_mut()),
             sp: Cell::new(sp),
             tpidr: Cell::new(0),
+            sp_el0: Cell::new(0),
             fp,
             fp_cpu: Cell::new(usize::MAX),
             user: !fp.is_null(),
@@ -279,6 +283,7 @@ pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
     let cpu = percpu::this();
     if prev.user {
         prev.tpidr.set(crate::read_sysreg!("tpidr_el0"));
+        prev.sp_el0.set(crate::read_sysreg!("sp_el0"));
         if prev.flags.load(Ordering::Relaxed) & FP_RESTORE == 0 && prev.fp_is_live() {
             // SAFETY: the registers are prev's.
             unsafe { fp_save(prev.fp) };
@@ -286,8 +291,11 @@ pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
         }
     }
     if next.user {
-        // SAFETY: a user register.
-        unsafe { crate::write_sysreg!("tpidr_el0", next.tpidr.get()) };
+        // SAFETY: user registers.
+        unsafe {
+            crate::write_sysreg!("tpidr_el0", next.tpidr.get());
+            crate::write_sysreg!("sp_el0", next.sp_el0.get());
+        }
     }
     next.cpu.store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Relaxed);
     percpu::count_own(Counter::ContextSwitches);

@@ -47,15 +47,20 @@ macro_rules! write_sysreg {
 pub fn irq_save() -> usize {
     let daif: usize;
     // SAFETY: masking interrupts breaks no memory rule; the clobber orders it before the section it protects.
-    unsafe { core::arch::asm!("mrs {}, daif", "msr daifset, #2", out(reg) daif, options(nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mrs {0}, daif", "tbnz {0}, #7, 2f", "msr daifset, #2", "2:", out(reg) daif,
+            options(nostack, preserves_flags));
+    }
     daif
 }
 
-/// Restores what [`irq_save`] returned.
+/// Restores what [`irq_save`] returned. A section inside another writes nothing.
 #[inline(always)]
 pub fn irq_restore(daif: usize) {
     // SAFETY: as for irq_save.
-    unsafe { core::arch::asm!("msr daif, {}", in(reg) daif, options(nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("tbnz {0}, #7, 2f", "msr daifclr, #2", "2:", in(reg) daif, options(nostack, preserves_flags));
+    }
 }
 
 /// Unmasks IRQs.

@@ -89,6 +89,10 @@ pub struct PerCpu {
 /// Offset of `emergency_stack`, for the vectors.
 pub const OFFSET_EMERGENCY: usize = core::mem::offset_of!(PerCpu, emergency_stack);
 
+/// Offset of the count of system calls, for the vectors, which count.
+pub const OFFSET_SYSCALLS: usize =
+    core::mem::offset_of!(PerCpu, counters) + Counter::Syscalls as usize * size_of::<AtomicU64>();
+
 // SAFETY: the cells are written by the owning CPU alone, with preemption disabled, and others read only atomics or what
 // is fixed before the CPU goes online.
 unsafe impl Sync for PerCpu {}

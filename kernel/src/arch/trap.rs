@@ -1,6 +1,6 @@
 //! Exceptions: what the vectors (`vectors.S`) call.
 //!
-//! From user mode: system calls go to [`crate::syscall::dispatch`] with interrupts on; faults are decoded here into a
+//! From user mode: system calls go to their handlers ([`crate::syscall::table`]); faults are decoded here into a
 //! typed [`Access`] and given to the memory manager, or turned into a signal. On the way back [`exit_work`] handles the
 //! thread's flags until none is left, with interrupts masked at the end so that none is missed.
 //!
@@ -11,7 +11,9 @@ use crate::arch::context::{self, FP_RESTORE, NEED_RESCHED, NOTIFY, SIGNAL_PENDIN
 use crate::arch::percpu::{self, Counter};
 use core::sync::atomic::Ordering;
 
-/// User registers at the exception, at the top of the thread's kernel stack. The vectors know the layout.
+/// User registers at the exception, at the top of the thread's kernel stack. The vectors know the layout. In system calls
+/// whose handlers do not ask for the frame, X19 to X28 and SP are not in it (but as soon as there is work to do on the way
+/// back to user mode they are).
 #[repr(C, align(16))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrapFrame {
@@ -63,9 +65,12 @@ const SIGFPE: u32 = 8;
 
 core::arch::global_asm!(
     include_str!("vectors.S"),
-    context_cpu = const context::OFFSET_CPU,
     percpu_emergency = const percpu::OFFSET_EMERGENCY,
-    syscall = sym syscall_entry,
+    context_cpu = const context::OFFSET_CPU,
+    percpu_syscalls = const percpu::OFFSET_SYSCALLS,
+    entries = sym crate::syscall::table::ENTRIES,
+    last_call = const crate::syscall::table::UNKNOWN,
+    traced = sym crate::syscall::trace::traced,
     el0_fault = sym el0_fault,
     el0_bad = sym el0_bad,
     irq = sym irq_from_user,
@@ -97,10 +102,6 @@ pub fn init_cpu() {
         }
         core::arch::asm!("msr pan, #1", "isb", options(nostack));
     }
-}
-
-extern "C" fn syscall_entry(frame: &mut TrapFrame) {
-    crate::syscall::dispatch(frame);
 }
 
 extern "C" fn finish_switch() {

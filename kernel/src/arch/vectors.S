@@ -1,12 +1,18 @@
 // Exception vectors, the system-call fast path, and the context switch.
 //
 // The frame (arch/trap.rs TrapFrame): x0-x30, sp, pc, pstate, orig_x0, syscallno = 288 bytes. TPIDR_EL1 holds the current
-// thread; SP_EL0 stays the user's in kernel mode. A thread's kernel stack is empty while it runs in user mode, so its
-// frame is always at the stack's top.
+// thread; SP_EL0 stays the user's in kernel mode. A thread's kernel stack is empty while it runs in user mode but for the
+// room of its frame, which SP_EL1 points to then: entry and return move no stack pointer.
 //
 // Writes of system registers are the dear part of an entry (on the emulator each ends a block of translated code, and
 // on hardware most serialise), so entry writes none, and return writes only those of ELR, SPSR and SP_EL0 that a nested
 // exception, a switch of threads or the call itself has changed.
+//
+// A plain system call saves what a function may change (X0 to X18, X29, X30) and leaves X19 to X28 to the functions that
+// it calls, and SP_EL0 to the switch. It goes back with interrupts as they are: the way back (syscall_return) can be
+// interrupted anywhere and is then done again from its start, since the interrupt may have left work to do and has changed
+// ELR and SPSR. So that this is possible it changes nothing that it reads: not the frame, not SP, not X0, which holds the
+// result. With work to do it completes the frame and goes the long way (ret_to_user), which masks interrupts.
 
     .macro  vector label
     .balign 128
@@ -14,7 +20,6 @@
     .endm
 
     .macro  save_frame
-    sub     sp, sp, #288
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
     stp     x4, x5, [sp, #32]
@@ -43,8 +48,20 @@
     mov     x30, xzr
     .endm
 
+    // What a system call left out of the frame.
+    .macro  complete_frame
+    mrs     x9, sp_el0
+    stp     x19, x20, [sp, #152]
+    stp     x21, x22, [sp, #168]
+    stp     x23, x24, [sp, #184]
+    stp     x25, x26, [sp, #200]
+    stp     x27, x28, [sp, #216]
+    str     x9, [sp, #248]
+    .endm
+
+    // One page with the system calls' way in and out: the emulator links blocks of code within a page.
     .section .vectors, "ax"
-    .balign 2048
+    .balign 4096
     .global exception_vectors
 exception_vectors:
     vector  bad_sp0
@@ -65,22 +82,109 @@ exception_vectors:
     vector  el0_32
 
 el0_sync:
-    enter_from_user
-    mrs     x0, esr_el1
-    lsr     x1, x0, #26
-    cmp     x1, #0x15                       // SVC from AArch64
+    stp     x0, x1, [sp, #0]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    str     x18, [sp, #144]
+    stp     x29, x30, [sp, #232]
+    mrs     x9, elr_el1
+    mrs     x10, spsr_el1
+    mrs     x11, esr_el1
+    stp     x9, x10, [sp, #256]
+    stp     x0, x8, [sp, #272]              // orig_x0 and the number, for restarts and tracers
+    lsr     x12, x11, #26
+    cmp     x12, #0x15                      // SVC from AArch64
     b.ne    el0_sync_other
-    // orig_x0 and the number, for restarts and tracers
-    ldr     x2, [sp]
-    stp     x2, x8, [sp, #272]
-    mov     x0, sp
+    mrs     x13, tpidr_el1
+    ldr     w14, [x13]                      // ThreadContext.flags
+    mov     x29, xzr                        // back-traces end here
+    mov     x30, xzr
+    mov     x6, sp
+    ldr     x16, [x13, #{context_cpu}]
+    ldr     x17, [x16, #{percpu_syscalls}]
+    tbnz    w14, #4, el0_traced             // TRACE
+    add     x17, x17, #1
+    str     x17, [x16, #{percpu_syscalls}]
+    mov     x9, #{last_call}
+    cmp     x8, x9
+    csel    x8, x8, x9, lo
+    adrp    x9, {entries}
+    add     x9, x9, :lo12:{entries}
+    add     x9, x9, x8, lsl #4
+    ldp     x10, x11, [x9]                  // handler, mode
+    cbnz    x11, 1f
     msr     daifclr, #2
-    bl      {syscall}
+    blr     x10
+
+    // From here to syscall_return_end an interrupt starts it again.
+syscall_return:
+    mrs     x9, tpidr_el1
+    ldr     w9, [x9]
+    cbnz    w9, syscall_return_work
+    ldp     x10, x11, [sp, #256]
+    mrs     x12, elr_el1
+    mrs     x13, spsr_el1
+    cmp     x12, x10
+    ccmp    x13, x11, #0, eq
+    b.ne    3f
+4:  ldp     x1, x2, [sp, #8]
+    ldp     x3, x4, [sp, #24]
+    ldp     x5, x6, [sp, #40]
+    ldp     x7, x8, [sp, #56]
+    ldp     x9, x10, [sp, #72]
+    ldp     x11, x12, [sp, #88]
+    ldp     x13, x14, [sp, #104]
+    ldp     x15, x16, [sp, #120]
+    ldp     x17, x18, [sp, #136]
+    ldp     x29, x30, [sp, #232]
+    eret
+3:  cmp     x12, x10
+    b.eq    5f
+    msr     elr_el1, x10
+    cmp     x13, x11
+    b.eq    4b
+5:  msr     spsr_el1, x11
+    b       4b
+syscall_return_end:
+
+syscall_return_work:
+    complete_frame
+    str     x0, [sp]
+    mov     x29, xzr
+    mov     x30, xzr
+    b       ret_to_user
+
+1:  tbnz    x11, #0, 2f
+    blr     x10                             // a short call
+    b       syscall_return
+2:  complete_frame
+    msr     daifclr, #2
+    blr     x10
+    str     x0, [sp]
+    b       ret_to_user
+
+el0_traced:
+    add     x17, x17, #1
+    str     x17, [x16, #{percpu_syscalls}]
+    complete_frame
+    msr     daifclr, #2
+    mov     x0, sp
+    bl      {traced}
     b       ret_to_user
 
 el0_sync_other:
+    complete_frame
     mov     x3, #-1
     str     x3, [sp, #280]
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x11
     mrs     x1, far_el1
     mov     x2, sp
     bl      {el0_fault}                     // (esr, far, frame)
@@ -135,14 +239,19 @@ ret_to_user:
     ldp     x24, x25, [sp, #192]
     ldp     x26, x27, [sp, #208]
     ldp     x28, x29, [sp, #224]
-    add     sp, sp, #288
     eret
 2:  mov     x0, sp
     bl      {exit_work}                     // interrupts masked on return, flags handled
     b       1b
-3:  msr     elr_el1, x22
-    msr     spsr_el1, x23
+3:  cmp     x26, x21
+    b.eq    5f
     msr     sp_el0, x21
+5:  cmp     x24, x22
+    b.eq    6f
+    msr     elr_el1, x22
+6:  cmp     x25, x23
+    b.eq    4b
+    msr     spsr_el1, x23
     b       4b
 
 // Where a new user thread starts: switch() "returns" here.
@@ -163,6 +272,7 @@ thread_start_kernel:
     brk     #1
 
     .macro  enter_from_kernel
+    sub     sp, sp, #288
     save_frame
     add     x21, sp, #288
     stp     x30, x21, [sp, #240]
@@ -204,6 +314,15 @@ el1_irq:
     enter_from_kernel
     mov     x0, sp
     bl      {irq_kernel}
+    // On its way back to user mode? Then from the start.
+    ldr     x0, [sp, #256]
+    adr     x1, syscall_return
+    adr     x2, syscall_return_end
+    cmp     x0, x1
+    b.lo    ret_to_kernel
+    cmp     x0, x2
+    b.hs    ret_to_kernel
+    str     x1, [sp, #256]
 ret_to_kernel:
     msr     daifset, #2
     ldp     x22, x23, [sp, #256]
@@ -306,7 +425,13 @@ fp_load:
     ldp     q30, q31, [x0, #480]
     add     x0, x0, #512
     ldp     w1, w2, [x0]
+    mrs     x3, fpsr
+    mrs     x4, fpcr
+    cmp     x3, x1
+    b.eq    1f
     msr     fpsr, x1
+1:  cmp     x4, x2
+    b.eq    2f
     msr     fpcr, x2
-    ret
+2:  ret
     .arch armv8.2-a+lse+pan+crc

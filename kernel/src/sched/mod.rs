@@ -331,6 +331,16 @@ pub fn yield_now() {
     crate::arch::irq_restore(irq);
 }
 
+/// [`yield_now`] for `sched_yield(2)`, which most often finds nobody to yield to: then it only looks. Interrupts masked.
+#[inline]
+pub fn yield_if_wanted() {
+    // Who comes to the queue from now on comes after the call.
+    let others = CPUS[percpu::id()].load.load(Ordering::Relaxed) > 1;
+    if others || context::current().flags.load(Ordering::Relaxed) & NEED_RESCHED != 0 {
+        yield_now();
+    }
+}
+
 /// A switch asked for by NEED_RESCHED, on the way back to user mode.
 pub fn preempt_user() {
     let irq = crate::arch::irq_save();

@@ -1,11 +1,11 @@
 //! System calls: from the trap to a handler and back.
 //!
-//! The vectors call [`dispatch`] with interrupts on. A handler is a plain function with typed arguments; it decodes user
-//! memory through [`uaccess`](crate::arch::uaccess), calls one typed kernel function, and returns a value or an
+//! The vectors look a handler up in [`table::ENTRIES`] and call it, mostly with interrupts on ([`table::Mode`]), or
+//! [`trace::traced`] for a traced thread. A handler is a plain function with typed arguments; it decodes user memory through [`uaccess`](crate::arch::uaccess), calls one typed kernel function, and returns a value or an
 //! [`Errno`]. The restart codes (`ERESTARTSYS` and its kin) never reach user space: whoever returns one makes signal
 //! delivery run, which turns it into `EINTR` or a restart.
 //!
-//! Context: thread, preemptible, may sleep. No locks are held around a handler.
+//! Context: thread, preemptible, may sleep, but for short calls. No locks are held around a handler.
 
 pub mod file;
 pub mod futex;
@@ -21,7 +21,7 @@ pub mod task;
 pub mod time;
 pub mod trace;
 
-use crate::arch::context::{self, NOTIFY, TRACE};
+use crate::arch::context::{self, NOTIFY};
 use crate::arch::percpu::{self, Counter};
 use crate::arch::trap::TrapFrame;
 use abi::Errno;
@@ -37,34 +37,24 @@ pub fn efault(_: platform::bytes::Fault) -> Errno {
 }
 
 /// A number that has no call: `ENOSYS`, counted.
-pub fn unknown(_frame: &mut TrapFrame) -> SysResult {
+pub extern "C" fn unknown(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64, _: &mut TrapFrame) -> u64 {
     percpu::count(Counter::UnknownSyscalls);
-    Err(Errno::ENOSYS)
+    Errno::ENOSYS.to_return() as u64
 }
 
-/// Runs the call that the frame asks for and leaves its result there.
-#[inline]
-pub fn dispatch(frame: &mut TrapFrame) {
-    percpu::count_own(Counter::Syscalls);
-    let number = frame.syscallno;
-    let handler = table::HANDLERS.get(number as usize).copied().unwrap_or(unknown);
-    if context::current().flags.load(Ordering::Relaxed) & TRACE != 0 {
-        return trace::traced(frame, handler);
-    }
-    let result = handler(frame);
-    finish(frame, result);
-}
-
-/// Puts a result where user space finds it.
+/// A handler's result as user space finds it in X0.
 #[inline(always)]
-fn finish(frame: &mut TrapFrame, result: SysResult) {
-    frame.x[0] = match result {
+pub fn to_user(result: SysResult) -> u64 {
+    match result {
         Ok(v) => v as u64,
-        Err(e) => {
-            if e.raw() >= Errno::ERESTARTSYS.raw() {
-                context::current().flags.fetch_or(NOTIFY, Ordering::Relaxed);
-            }
-            e.to_return() as u64
-        }
-    };
+        Err(e) => failed(e),
+    }
+}
+
+#[cold]
+fn failed(e: Errno) -> u64 {
+    if e.raw() >= Errno::ERESTARTSYS.raw() {
+        context::current().flags.fetch_or(NOTIFY, Ordering::Relaxed);
+    }
+    e.to_return() as u64
 }

@@ -4,7 +4,7 @@
 use super::{SysResult, efault};
 use crate::arch::uaccess::{UserAddr, copy_from_user, copy_to_user, get_user_u32, put_user_u32, write_user};
 use crate::sched::policy::{self, ATTR_SIZE, Attr, Authority};
-use crate::sched::{current, current_arc, yield_now};
+use crate::sched::{current, current_arc, yield_if_wanted};
 use crate::task::Thread;
 use crate::task::cred::cap;
 use crate::task::ids::Pid;
@@ -22,7 +22,6 @@ crate::syscalls! {
         121 sched_getparam(pid: Pid, param: Ptr) = sched_getparam;
         122 sched_setaffinity(pid: Pid, len: Size, mask: Ptr) = sched_setaffinity;
         123 sched_getaffinity(pid: Pid, len: Size, mask: Ptr) = sched_getaffinity;
-        124 sched_yield() = sched_yield;
         125 sched_get_priority_max(policy: Int) = sched_get_priority_max;
         126 sched_get_priority_min(policy: Int) = sched_get_priority_min;
         127 sched_rr_get_interval(pid: Pid, interval: Ptr) = sched_rr_get_interval;
@@ -34,6 +33,9 @@ crate::syscalls! {
         1025 qos_set(pid: Pid, class: Int) = qos_set;
     }
     frame {}
+    short {
+        124 sched_yield() = sched_yield;
+    }
 }
 
 /// The thread numbered `pid`, the caller for 0. `EINVAL` for a negative number, `ESRCH` if there is none.
@@ -121,7 +123,7 @@ fn sched_getaffinity(pid: i32, len: usize, addr: UserAddr) -> SysResult {
 }
 
 fn sched_yield() -> SysResult {
-    yield_now();
+    yield_if_wanted();
     Ok(0)
 }
 

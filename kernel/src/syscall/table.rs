@@ -1,10 +1,13 @@
 //! The system calls as data: number, name, arguments, handler.
 //!
 //! Each family file declares its part with [`syscalls!`](crate::syscalls); [`TABLE`] collects the parts. From it come
-//! the dispatch array (a bounds check, a load and a call), the trace decoder and `docs/syscalls.md`. Two entries with
-//! one number do not compile.
+//! the dispatch array (a bounds check, a load and a call, by the vectors), the trace decoder and `docs/syscalls.md`. Two
+//! entries with one number do not compile.
+//!
+//! A call is one of three modes. *Plain* ones take typed arguments; not all of the user's registers are in the frame
+//! then. *Frame* ones also take the frame, which is complete. *Short* ones run with interrupts masked, as the exception
+//! left them: they touch no user memory, take no lock that others hold for long, and do not sleep.
 
-use super::SysResult;
 use crate::arch::trap::TrapFrame;
 use crate::arch::uaccess::UserAddr;
 
@@ -35,8 +38,29 @@ pub enum Kind {
     Sig,
 }
 
-/// A handler after argument decoding was put in front of it.
-pub type Handler = fn(&mut TrapFrame) -> SysResult;
+/// A handler after argument decoding was put in front of it: takes the six argument registers and the frame, and returns
+/// what X0 is to be.
+pub type Handler = extern "C" fn(u64, u64, u64, u64, u64, u64, &mut TrapFrame) -> u64;
+
+/// How the vectors call a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Mode {
+    /// With interrupts on.
+    Plain = 0,
+    /// With interrupts on and all of the user's registers in the frame, from which they are loaded afterwards.
+    Frame = 1,
+    /// With interrupts masked.
+    Short = 2,
+}
+
+/// A place of the dispatch array. The vectors know the layout.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    handler: Handler,
+    mode: Mode,
+}
 
 /// One system call.
 #[derive(Debug)]
@@ -49,6 +73,8 @@ pub struct Call {
     pub args: &'static [(&'static str, Kind)],
     /// What runs.
     pub handler: Handler,
+    /// How.
+    pub mode: Mode,
 }
 
 /// A type that an argument register converts to.
@@ -78,77 +104,67 @@ impl Arg for UserAddr {
 #[macro_export]
 macro_rules! syscalls {
     (plain { $($n:literal $name:ident($($arg:ident: $kind:ident),*) = $h:path;)* }
-     frame { $($fnr:literal $fname:ident($($farg:ident: $fkind:ident),*) = $fh:path;)* }) => {
+     frame { $($fnr:literal $fname:ident($($farg:ident: $fkind:ident),*) = $fh:path;)* }
+     $(short { $($snr:literal $sname:ident() = $sh:path;)* })?) => {
         /// This family's part of the system-call table.
         pub const CALLS: &[$crate::syscall::table::Call] = &[
-            $($crate::syscall::table::Call {
-                number: $n,
-                name: stringify!($name),
-                args: &[$((stringify!($arg), $crate::syscall::table::Kind::$kind)),*],
-                handler: |f| $crate::syscall_decode!(f, $h, [] $($arg)*),
-            },)*
-            $($crate::syscall::table::Call {
-                number: $fnr,
-                name: stringify!($fname),
-                args: &[$((stringify!($farg), $crate::syscall::table::Kind::$fkind)),*],
-                handler: |f| $crate::syscall_decode!(f, $fh, [f] $($farg)*),
-            },)*
+            $($crate::syscall_entry!($n $name Plain $h, [] $($arg: $kind),*),)*
+            $($crate::syscall_entry!($fnr $fname Frame $fh, [with] $($farg: $fkind),*),)*
+            $($($crate::syscall_entry!($snr $sname Short $sh, []),)*)?
         ];
     };
 }
 
-/// Calls a handler with its arguments from the frame.
+/// One entry of [`syscalls!`].
 #[macro_export]
-macro_rules! syscall_decode {
-    (@ $f:ident $i:literal) => { $crate::syscall::table::Arg::from_reg($f.x[$i]) };
-    ($f:ident, $h:path, []) => {{ let _ = $f; $h() }};
-    ($f:ident, $h:path, [] $a:ident) => { $h($crate::syscall_decode!(@ $f 0)) };
-    ($f:ident, $h:path, [] $a:ident $b:ident) => {
-        $h($crate::syscall_decode!(@ $f 0), $crate::syscall_decode!(@ $f 1))
+macro_rules! syscall_entry {
+    ($n:literal $name:ident $mode:ident $h:path, [$($with:ident)?] $($arg:ident: $kind:ident),*) => {
+        $crate::syscall::table::Call {
+            number: $n,
+            name: stringify!($name),
+            args: &[$((stringify!($arg), $crate::syscall::table::Kind::$kind)),*],
+            mode: $crate::syscall::table::Mode::$mode,
+            handler: {
+                #[allow(unused_variables, clippy::many_single_char_names, reason = "a call takes what it needs")]
+                extern "C" fn raw(
+                    a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, frame: &mut $crate::arch::trap::TrapFrame,
+                ) -> u64 {
+                    $crate::syscall::to_user($crate::syscall_decode!($h, [$($with frame)?] [a b c d e f] $($arg)*))
+                }
+                raw
+            },
+        }
     };
-    ($f:ident, $h:path, [] $a:ident $b:ident $c:ident) => {
-        $h($crate::syscall_decode!(@ $f 0), $crate::syscall_decode!(@ $f 1), $crate::syscall_decode!(@ $f 2))
-    };
-    ($f:ident, $h:path, [] $a:ident $b:ident $c:ident $d:ident) => {
-        $h($crate::syscall_decode!(@ $f 0), $crate::syscall_decode!(@ $f 1), $crate::syscall_decode!(@ $f 2),
-            $crate::syscall_decode!(@ $f 3))
-    };
-    ($f:ident, $h:path, [] $a:ident $b:ident $c:ident $d:ident $e:ident) => {
-        $h($crate::syscall_decode!(@ $f 0), $crate::syscall_decode!(@ $f 1), $crate::syscall_decode!(@ $f 2),
-            $crate::syscall_decode!(@ $f 3), $crate::syscall_decode!(@ $f 4))
-    };
-    ($f:ident, $h:path, [] $a:ident $b:ident $c:ident $d:ident $e:ident $g:ident) => {
-        $h($crate::syscall_decode!(@ $f 0), $crate::syscall_decode!(@ $f 1), $crate::syscall_decode!(@ $f 2),
-            $crate::syscall_decode!(@ $f 3), $crate::syscall_decode!(@ $f 4), $crate::syscall_decode!(@ $f 5))
-    };
-    ($f:ident, $h:path, [$g:ident] $($rest:ident)*) => {{
-        let x = $f.x;
-        let args = [x[0], x[1], x[2], x[3], x[4], x[5]];
-        $crate::syscall_decode_frame!($f, args, $h, $($rest)*)
-    }};
 }
 
-/// As [`syscall_decode!`] for handlers that also take the frame.
+/// Calls a handler with as many of the registers as it has arguments.
 #[macro_export]
-macro_rules! syscall_decode_frame {
-    (@ $x:ident $i:literal) => { $crate::syscall::table::Arg::from_reg($x[$i]) };
-    ($f:ident, $x:ident, $h:path,) => {{ let _ = $x; $h($f) }};
-    ($f:ident, $x:ident, $h:path, $a:ident) => { $h($f, $crate::syscall_decode_frame!(@ $x 0)) };
-    ($f:ident, $x:ident, $h:path, $a:ident $b:ident) => {
-        $h($f, $crate::syscall_decode_frame!(@ $x 0), $crate::syscall_decode_frame!(@ $x 1))
+macro_rules! syscall_decode {
+    (@ $x:ident) => { $crate::syscall::table::Arg::from_reg($x) };
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident]) => { $h($($g)?) };
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident] $p:ident) => {
+        $h($($g,)? $crate::syscall_decode!(@ $a))
     };
-    ($f:ident, $x:ident, $h:path, $a:ident $b:ident $c:ident) => {
-        $h($f, $crate::syscall_decode_frame!(@ $x 0), $crate::syscall_decode_frame!(@ $x 1),
-            $crate::syscall_decode_frame!(@ $x 2))
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident] $p:ident $q:ident) => {
+        $h($($g,)? $crate::syscall_decode!(@ $a), $crate::syscall_decode!(@ $b))
     };
-    ($f:ident, $x:ident, $h:path, $a:ident $b:ident $c:ident $d:ident) => {
-        $h($f, $crate::syscall_decode_frame!(@ $x 0), $crate::syscall_decode_frame!(@ $x 1),
-            $crate::syscall_decode_frame!(@ $x 2), $crate::syscall_decode_frame!(@ $x 3))
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident] $p:ident $q:ident $r:ident) => {
+        $h($($g,)? $crate::syscall_decode!(@ $a), $crate::syscall_decode!(@ $b), $crate::syscall_decode!(@ $c))
     };
-    ($f:ident, $x:ident, $h:path, $a:ident $b:ident $c:ident $d:ident $e:ident) => {
-        $h($f, $crate::syscall_decode_frame!(@ $x 0), $crate::syscall_decode_frame!(@ $x 1),
-            $crate::syscall_decode_frame!(@ $x 2), $crate::syscall_decode_frame!(@ $x 3),
-            $crate::syscall_decode_frame!(@ $x 4))
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident]
+     $p:ident $q:ident $r:ident $s:ident) => {
+        $h($($g,)? $crate::syscall_decode!(@ $a), $crate::syscall_decode!(@ $b), $crate::syscall_decode!(@ $c),
+            $crate::syscall_decode!(@ $d))
+    };
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident]
+     $p:ident $q:ident $r:ident $s:ident $t:ident) => {
+        $h($($g,)? $crate::syscall_decode!(@ $a), $crate::syscall_decode!(@ $b), $crate::syscall_decode!(@ $c),
+            $crate::syscall_decode!(@ $d), $crate::syscall_decode!(@ $e))
+    };
+    ($h:path, [$($w:ident $g:ident)?] [$a:ident $b:ident $c:ident $d:ident $e:ident $f:ident]
+     $p:ident $q:ident $r:ident $s:ident $t:ident $u:ident) => {
+        $h($($g,)? $crate::syscall_decode!(@ $a), $crate::syscall_decode!(@ $b), $crate::syscall_decode!(@ $c),
+            $crate::syscall_decode!(@ $d), $crate::syscall_decode!(@ $e), $crate::syscall_decode!(@ $f))
     };
 }
 
@@ -170,8 +186,8 @@ pub const TABLE: &[&[Call]] = &[
 /// One more than the highest number that the dispatch array has a place for.
 pub const LIMIT: usize = 1028;
 
-const fn build() -> [Handler; LIMIT] {
-    let mut handlers: [Handler; LIMIT] = [super::unknown; LIMIT];
+const fn build() -> [Entry; LIMIT] {
+    let mut entries = [Entry { handler: super::unknown, mode: Mode::Plain }; LIMIT];
     let mut taken = [false; LIMIT];
     let mut i = 0;
     while i < TABLE.len() {
@@ -180,16 +196,26 @@ const fn build() -> [Handler; LIMIT] {
             let call = &TABLE[i][j];
             assert!(!taken[call.number], "two calls have one number");
             taken[call.number] = true;
-            handlers[call.number] = call.handler;
+            entries[call.number] = Entry { handler: call.handler, mode: call.mode };
             j += 1;
         }
         i += 1;
     }
-    handlers
+    // What the vectors take a number without a place for.
+    assert!(!taken[UNKNOWN], "a call has the number that none may have");
+    entries
 }
 
+/// A number that no call has.
+pub const UNKNOWN: usize = LIMIT - 1;
+
 /// The handlers by number.
-pub static HANDLERS: [Handler; LIMIT] = build();
+pub static ENTRIES: [Entry; LIMIT] = build();
+
+/// The handler of a number.
+pub fn handler(number: u64) -> Handler {
+    ENTRIES.get(number as usize).unwrap_or(&ENTRIES[UNKNOWN]).handler
+}
 
 /// The call with this number.
 pub fn find(number: u64) -> Option<&'static Call> {

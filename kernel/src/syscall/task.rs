@@ -47,13 +47,6 @@ crate::syscalls! {
         159 setgroups(count: Int, list: Ptr) = setgroups;
         163 getrlimit(kind: Int, limit: Ptr) = getrlimit;
         164 setrlimit(kind: Int, limit: Ptr) = setrlimit;
-        172 getpid() = getpid;
-        173 getppid() = getppid;
-        174 getuid() = getuid;
-        175 geteuid() = geteuid;
-        176 getgid() = getgid;
-        177 getegid() = getegid;
-        178 gettid() = gettid;
         260 wait4(pid: Pid, status: Ptr, options: Hex, usage: Ptr) = wait4;
         261 prlimit64(pid: Pid, kind: Int, new: Ptr, old: Ptr) = prlimit64;
     }
@@ -62,6 +55,15 @@ crate::syscalls! {
         221 execve(path: Path, argv: Ptr, envp: Ptr) = execve;
         281 execveat(dir: Fd, path: Path, argv: Ptr, envp: Ptr, flags: Hex) = execveat;
         435 clone3(args: Ptr, size: Size) = clone3;
+    }
+    short {
+        172 getpid() = getpid;
+        173 getppid() = getppid;
+        174 getuid() = getuid;
+        175 geteuid() = geteuid;
+        176 getgid() = getgid;
+        177 getegid() = getegid;
+        178 gettid() = gettid;
     }
 }
 

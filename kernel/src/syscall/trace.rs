@@ -2,8 +2,7 @@
 //!
 //! Calls that sleep are shown when they return; exit and exec when they are made.
 
-use super::table::{self, Handler, Kind};
-use super::{SysResult, finish};
+use super::table::{self, Kind};
 use crate::arch::trap::TrapFrame;
 use crate::arch::uaccess::{UserAddr, strncpy_from_user};
 use abi::Errno;
@@ -69,22 +68,25 @@ fn call_text(frame: &TrapFrame) -> Line {
 
 const SHOWN_AT_ENTRY: [u64; 5] = [93, 94, 139, 221, 281];
 
-/// Runs a call and logs it.
-pub fn traced(frame: &mut TrapFrame, handler: Handler) {
+/// Runs the call that the frame asks for, logs it, and leaves its result in the frame. The frame is complete; interrupts
+/// are on, also for short calls.
+pub extern "C" fn traced(frame: &mut TrapFrame) {
     let me = crate::sched::current();
     let text = call_text(frame);
     let number = frame.syscallno;
     if SHOWN_AT_ENTRY.contains(&number) {
         crate::info!("[{} {}] {text}", me.tid(), me.name_str());
     }
-    let result: SysResult = handler(frame);
-    match result {
-        Ok(_) if SHOWN_AT_ENTRY.contains(&number) => {}
-        Ok(v) if (v as i64).unsigned_abs() < 100_000 => {
-            crate::info!("[{} {}] {text} = {}", me.tid(), me.name_str(), v as i64);
+    let [a, b, c, d, e, f, ..] = frame.x;
+    let result = table::handler(number)(a, b, c, d, e, f, frame);
+    frame.x[0] = result;
+    let who = (me.tid(), me.name_str());
+    match Errno::from_raw((result as i64).wrapping_neg() as i32) {
+        Some(e) if result as i64 == e.to_return() => {
+            crate::info!("[{} {}] {text} = {} {}", who.0, who.1, result as i64, e.name());
         }
-        Ok(v) => crate::info!("[{} {}] {text} = {v:#x}", me.tid(), me.name_str()),
-        Err(e) => crate::info!("[{} {}] {text} = -{} {}", me.tid(), me.name_str(), e.raw(), Errno::name(e)),
+        _ if SHOWN_AT_ENTRY.contains(&number) => {}
+        _ if result < 100_000 => crate::info!("[{} {}] {text} = {result}", who.0, who.1),
+        _ => crate::info!("[{} {}] {text} = {result:#x}", who.0, who.1),
     }
-    finish(frame, result);
 }
