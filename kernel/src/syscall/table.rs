@@ -186,6 +186,7 @@ pub const TABLE: &[&[Call]] = &[
 /// One more than the highest number that the dispatch array has a place for.
 pub const LIMIT: usize = 1028;
 
+#[expect(clippy::large_stack_arrays, reason = "made by the compiler")]
 const fn build() -> [Entry; LIMIT] {
     let mut entries = [Entry { handler: super::unknown, mode: Mode::Plain }; LIMIT];
     let mut taken = [false; LIMIT];
