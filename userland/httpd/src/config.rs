@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! log = "/var/log/httpd.log"            # "-": standard output, "": none
+//! user = "httpd"                        # whom it becomes, started by root
 //! metrics = "127.0.0.1:9100"
 //! [[listen]]
 //! address = "[::]:443"
@@ -30,6 +31,8 @@ pub struct Config {
     /// Where the access log goes: a file, `-` for standard output, empty for nowhere.
     #[serde(default = "stdout")]
     pub log: String,
+    /// Whom it becomes once its ports are bound, if root starts it: `httpd`, or else `nobody`, without this.
+    pub user: Option<String>,
     /// Where the metrics page is served.
     pub metrics: Option<SocketAddr>,
     /// Where it listens.

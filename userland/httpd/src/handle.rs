@@ -17,6 +17,7 @@ use crate::config::{Config, Route};
 use crate::conn::{Busy, Slot, Slots};
 use crate::files::Files;
 use crate::metrics::{COUNTERS, answered, count};
+use crate::privilege::Reader;
 use crate::proxy::Proxy;
 use crate::{log, tls};
 
@@ -50,9 +51,9 @@ pub struct Peer {
 
 impl Server {
     /// Loads certificates, opens directories and sorts the routes: those for a host first, longer paths before shorter.
-    pub fn new(config: Config) -> Result<Self, String> {
+    pub fn new(config: Config, reader: Reader) -> Result<Self, String> {
         let tls = config.listen.iter().any(|l| l.tls);
-        let certificates = if tls { Some(tls::Store::load(&config.certificate)?) } else { None };
+        let certificates = if tls { Some(tls::Store::load(&config.certificate, reader)?) } else { None };
         let mut routes = Vec::new();
         for r in &config.route {
             let target = match (&r.files, r.proxy, &r.redirect) {

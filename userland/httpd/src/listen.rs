@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::config::Config;
 use crate::conn::{Guard, Moving};
 use crate::handle::{Peer, Server};
 use crate::metrics::{COUNTERS, count};
@@ -28,24 +29,36 @@ const REFRESH: Duration = Duration::from_secs(2);
 /// What a connection gets to end by itself once it was told to.
 const GRACE: Duration = Duration::from_millis(200);
 
+/// The bound ports, from before the server has become who it serves as.
+#[derive(Debug)]
+pub struct Sockets {
+    listeners: Vec<std::net::TcpListener>,
+    metrics: Option<std::net::TcpListener>,
+}
+
+impl Sockets {
+    /// Binds all of them before any is served: a port in use ends the program at once.
+    pub fn bind(config: &Config) -> Result<Self, String> {
+        let listeners = config.listen.iter().map(|l| bind(l.address)).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, metrics: config.metrics.map(bind).transpose()? })
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, then lets what is under way finish.
-pub async fn serve(server: Arc<Server>) -> Result<(), String> {
+pub async fn serve(server: Arc<Server>, sockets: Sockets) -> Result<(), String> {
     let acceptor = match &server.certificates {
         Some(store) => Some(TlsAcceptor::from(store.server_config()?)),
         None => None,
     };
-    // All of them are bound before any is served: a port in use ends the program at once.
-    let mut listeners = Vec::new();
-    for l in &server.config.listen {
-        listeners.push((bind(l.address)?, l.tls));
+    let watched = |l| TcpListener::from_std(l).map_err(|e| format!("cannot wait for connections: {e}"));
+    if let Some(listener) = sockets.metrics {
+        tokio::spawn(serve_metrics(watched(listener)?));
     }
-    if let Some(address) = server.config.metrics {
-        tokio::spawn(serve_metrics(bind(address)?));
+    for (l, listener) in server.config.listen.iter().zip(sockets.listeners) {
+        eprintln!("httpd: listening on {} ({})", l.address, if l.tls { "HTTPS" } else { "HTTP" });
+        tokio::spawn(accept(watched(listener)?, server.clone(), if l.tls { acceptor.clone() } else { None }));
     }
-    for (l, (listener, tls)) in server.config.listen.iter().zip(listeners) {
-        eprintln!("httpd: listening on {} ({})", l.address, if tls { "HTTPS" } else { "HTTP" });
-        tokio::spawn(accept(listener, server.clone(), if tls { acceptor.clone() } else { None }));
-    }
+    notify_ready();
     wait_for_end(&server).await?;
     eprintln!("httpd: ending");
     server.slots.drain();
@@ -54,6 +67,15 @@ pub async fn serve(server: Arc<Server>) -> Result<(), String> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// Tell whoever started this, as sd_notify(3) describes it, that clients may come.
+fn notify_ready() {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
+        && let Err(e) = std::os::unix::net::UnixDatagram::unbound().and_then(|s| s.send_to(b"READY=1", &path))
+    {
+        eprintln!("httpd: {}: {e}", path.display());
+    }
 }
 
 async fn wait_for_end(server: &Server) -> Result<(), String> {
@@ -76,9 +98,9 @@ async fn wait_for_end(server: &Server) -> Result<(), String> {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+fn bind(address: SocketAddr) -> Result<std::net::TcpListener, String> {
     use socket2::{Domain, Socket, Type};
-    let open = || -> io::Result<TcpListener> {
+    let open = || -> io::Result<std::net::TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -86,7 +108,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, String> {
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     };
     open().map_err(|e| format!("cannot listen on {address}: {e}"))
 }

@@ -10,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::metrics::{COUNTERS, count};
+use crate::privilege::User;
 
 /// What may wait to be written.
 const ROOM: usize = 1 << 20;
@@ -40,13 +41,28 @@ fn open_file(path: &str) -> Result<File, String> {
     OpenOptions::new().create(true).append(true).open(path).map_err(|e| format!("log = {path:?}: {e}"))
 }
 
-/// Begins to log to `target`: a file, `-` or nothing.
-pub fn open(target: &str) -> Result<(), String> {
+/// Opens `target`: a file, `-` or nothing. The file is given to `owner`, so that it can be opened again later.
+pub fn open(target: &str, owner: Option<User>) -> Result<(), String> {
     state().target = match target {
-        "" => return Ok(()),
+        "" => Target::None,
         "-" => Target::Stdout,
-        path => Target::File(path.to_owned(), open_file(path)?),
+        path => {
+            let file = open_file(path)?;
+            if let Some(user) = owner {
+                std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))
+                    .map_err(|e| format!("log = {path:?}: {e}"))?;
+            }
+            Target::File(path.to_owned(), file)
+        }
     };
+    Ok(())
+}
+
+/// Begins to log to what was opened. The thread that does it comes into being here, as the user who serves.
+pub fn start() -> Result<(), String> {
+    if !enabled() {
+        return Ok(());
+    }
     std::thread::Builder::new()
         .name("log".into())
         .stack_size(64 * 1024)

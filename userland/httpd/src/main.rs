@@ -11,10 +11,11 @@
 //! - [`handle`]: from request to answer: routes, limits, the access log
 //! - [`files`], [`proxy`]: the two ways in which an answer comes about
 //! - [`tls`]: certificates from files, reloaded when they change; the self-signed one of the first boot
+//! - [`privilege`]: root until the ports are bound, a user of its own from then on
 //! - [`metrics`], [`log`]: what it says about itself
 //!
 //! Not done: HTTP/3, compression, WebSocket through the proxy, rewriting of paths. Certificates from ACME are put into the
-//! files by another program; the change is noticed.
+//! files by another process; the change is noticed.
 #![forbid(unsafe_code)]
 
 mod body;
@@ -25,18 +26,26 @@ mod handle;
 mod listen;
 mod log;
 mod metrics;
+mod privilege;
 mod proxy;
 mod tls;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const USAGE: &str = "usage: httpd [--check] [CONFIG]   (/etc/httpd.toml)";
+const USAGE: &str = "usage: httpd [--check] [CONFIG]   (/data/etc/httpd.toml, or else /etc/httpd.toml)";
+/// Where the configuration is: the machine's own, or else the image's.
+const CONFIGS: [&str; 2] = ["/data/etc/httpd.toml", "/etc/httpd.toml"];
 
 fn main() -> ExitCode {
     let mut check = false;
     let mut path = None;
-    for word in std::env::args().skip(1) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("--keys", files)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return ended(privilege::keeper(files));
+    }
+    for word in words {
         match word.as_str() {
             "--check" => check = true,
             "--help" | "-h" => {
@@ -54,8 +63,13 @@ fn main() -> ExitCode {
             _ => path = Some(word),
         }
     }
-    let path = path.unwrap_or_else(|| "/etc/httpd.toml".to_owned());
-    match config::read(path.as_ref()).and_then(|c| if check { Ok(()) } else { run(c) }) {
+    let [own, image] = CONFIGS;
+    let path = path.unwrap_or_else(|| if Path::new(own).exists() { own } else { image }.to_owned());
+    ended(config::read(path.as_ref()).and_then(|c| if check { Ok(()) } else { run(c) }))
+}
+
+fn ended(how: Result<(), String>) -> ExitCode {
+    match how {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("httpd: {why}");
@@ -66,8 +80,19 @@ fn main() -> ExitCode {
 
 fn run(config: config::Config) -> Result<(), String> {
     raise_descriptor_limit();
-    log::open(&config.log)?;
-    let server = Arc::new(handle::Server::new(config)?);
+    let user = privilege::wanted(config.user.as_deref())?;
+    log::open(&config.log, user)?;
+    let sockets = listen::Sockets::bind(&config)?;
+    let reader = match user {
+        Some(_) if !config.certificate.is_empty() => privilege::start_keeper(&config.certificate)?,
+        _ => privilege::Reader::Direct,
+    };
+    let server = Arc::new(handle::Server::new(config, reader)?);
+    if let Some(user) = user {
+        privilege::drop_to(user)?;
+    }
+    // From here on there are threads.
+    log::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(1, usize::from))
         .max_blocking_threads(16)
@@ -76,7 +101,7 @@ fn run(config: config::Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let outcome = runtime.block_on(listen::serve(server));
+    let outcome = runtime.block_on(listen::serve(server, sockets));
     // A file read that hangs on a device must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     log::flush();

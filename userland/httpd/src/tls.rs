@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
 
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -15,11 +14,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::Certificate;
 use crate::metrics::{COUNTERS, count};
+use crate::privilege::{Files, Reader, Stamp};
 
 /// The certificates of a server, the first one for whoever asks for none of the others.
 #[derive(Debug)]
 pub struct Store {
     entries: Vec<Entry>,
+    reader: Reader,
 }
 
 #[derive(Debug)]
@@ -28,33 +29,30 @@ struct Entry {
     current: RwLock<(Arc<CertifiedKey>, Stamp)>,
 }
 
-/// When the two files were written: another pair means that they changed.
-type Stamp = [Option<SystemTime>; 2];
-
 impl Store {
-    /// Loads all of them; makes those that may be made.
-    pub fn load(from: &[Certificate]) -> Result<Arc<Self>, String> {
+    /// Loads all of them; makes those that may be made. Changed ones will be read by `reader`.
+    pub fn load(from: &[Certificate], reader: Reader) -> Result<Arc<Self>, String> {
         let mut entries = Vec::new();
-        for c in from {
+        for (index, c) in from.iter().enumerate() {
             // A key without a certificate is what a power cut leaves between the two; it is used.
             if c.self_signed && !c.chain.exists() {
                 make(c)?;
             }
-            let current = RwLock::new((load(c)?, stamp(c)));
+            let current = RwLock::new((load(c, &reader.read(index, c)?)?, reader.stamp(index, c)));
             entries.push(Entry { from: c.clone(), current });
         }
-        Ok(Arc::new(Self { entries }))
+        Ok(Arc::new(Self { entries, reader }))
     }
 
     /// Loads again what changed. What cannot be loaded keeps its predecessor, and is said once.
     pub fn refresh(&self) {
-        for e in &self.entries {
-            let now = stamp(&e.from);
+        for (index, e) in self.entries.iter().enumerate() {
+            let now = self.reader.stamp(index, &e.from);
             let old = e.current.read().unwrap_or_else(PoisonError::into_inner).1;
             if now == old {
                 continue;
             }
-            let loaded = load(&e.from);
+            let loaded = self.reader.read(index, &e.from).and_then(|files| load(&e.from, &files));
             let mut current = e.current.write().unwrap_or_else(PoisonError::into_inner);
             current.1 = now;
             match loaded {
@@ -104,18 +102,14 @@ fn host_fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-fn stamp(c: &Certificate) -> Stamp {
-    [&c.chain, &c.key].map(|f| f.metadata().and_then(|m| m.modified()).ok())
-}
-
-fn load(c: &Certificate) -> Result<Arc<CertifiedKey>, String> {
+fn load(c: &Certificate, files: &Files) -> Result<Arc<CertifiedKey>, String> {
     let bad = |file: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
     let chain: Vec<_> =
-        CertificateDer::pem_file_iter(&c.chain).and_then(Iterator::collect).map_err(|e| bad(&c.chain, &e))?;
+        CertificateDer::pem_slice_iter(&files.chain).collect::<Result<_, _>>().map_err(|e| bad(&c.chain, &e))?;
     if chain.is_empty() {
         return Err(bad(&c.chain, &"there is no certificate in it"));
     }
-    let key = PrivateKeyDer::from_pem_file(&c.key).map_err(|e| bad(&c.key, &e))?;
+    let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(|e| bad(&c.key, &e))?;
     let key = ring::sign::any_supported_type(&key).map_err(|e| bad(&c.key, &e))?;
     let pair = CertifiedKey::new(chain, key);
     match pair.keys_match() {
@@ -185,7 +179,7 @@ mod tests {
             self_signed: true,
             hosts: vec!["example.org".into()],
         };
-        let store = Store::load(std::slice::from_ref(&c)).unwrap();
+        let store = Store::load(std::slice::from_ref(&c), Reader::Direct).unwrap();
         let first = store.entries[0].current.read().unwrap().0.clone();
         std::fs::write(&c.chain, "garbage").unwrap();
         store.refresh();
@@ -198,7 +192,7 @@ mod tests {
         // The power was cut after the key and before the certificate.
         let key = std::fs::read(&c.key).unwrap();
         std::fs::remove_file(&c.chain).unwrap();
-        assert!(Store::load(std::slice::from_ref(&c)).is_ok());
+        assert!(Store::load(std::slice::from_ref(&c), Reader::Direct).is_ok());
         assert_eq!(std::fs::read(&c.key).unwrap(), key);
         std::fs::remove_dir_all(&dir).unwrap();
     }

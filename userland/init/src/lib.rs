@@ -1,8 +1,8 @@
 //! Process 1 of a machine that hosts applications, and what it is made of.
 //!
 //! [`service`] reads what is to run, [`unit`] decides what happens to it (both without a system call, so that the host tests
-//! them), [`boot`] and [`disk`] bring the machine up, [`spawn`], [`log`] and [`control`] are the doors to processes, their
-//! output and `svc`; [`pid1`] is the loop that ties them together, [`shutdown`] the way out.
+//! them), [`boot`] and [`disk`] bring the machine up, [`spawn`], [`log`], [`notify`] and [`control`] are the doors to processes,
+//! their output, their readiness and `svc`; [`pid1`] is the loop that ties them together, [`shutdown`] the way out.
 //!
 //! Process 1 never ends. It has one thread, so nothing of its own can be held up by a lock; nothing it reads (service
 //! files, requests, command lines, disks) can make it stop; and should it panic all the same it replaces itself by a new
@@ -18,6 +18,7 @@ pub mod cmdline;
 pub mod control;
 pub mod disk;
 pub mod log;
+pub mod notify;
 pub mod pid1;
 pub mod service;
 pub mod shutdown;

@@ -19,7 +19,8 @@ use signal_hook::low_level::pipe;
 use crate::boot::{self, Machine};
 use crate::control::{Control, Heard, Request, SOCKET};
 use crate::log::Log;
-use crate::service::{Service, StopSignal};
+use crate::notify::Notify;
+use crate::service::{Ready, Service, StopSignal};
 use crate::shutdown::{self, End};
 use crate::spawn;
 use crate::unit::{Action, State, Status, Unit, Units};
@@ -30,6 +31,9 @@ const SERVICES: [&str; 2] = ["/etc/svc", "/data/svc"];
 const STATE: &str = "/run/init.state";
 /// How many health checks may fail one after the other.
 const PATIENCE: u32 = 3;
+/// While a service is waited for its first check comes so soon, and each later one after twice as long, up to a bound.
+const SOON: Duration = Duration::from_millis(50);
+const NOT_SO_SOON: Duration = Duration::from_secs(2);
 
 /// A health check that runs.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ struct Check {
 #[derive(Debug, Default)]
 struct Health {
     next: Duration,
+    /// Until it is ready, from one check to the next.
+    soon: Duration,
     failed: u32,
     /// The process it was asked of, so that a new one starts with a clean sheet.
     of: u32,
@@ -56,6 +62,7 @@ struct Init {
     control: Control,
     checks: BTreeMap<u32, Check>,
     health: BTreeMap<String, Health>,
+    notify: BTreeMap<String, Notify>,
     ending: Option<(End, Duration)>,
 }
 
@@ -78,6 +85,7 @@ pub fn run(resume: bool) -> ExitCode {
         control: Control::open(Path::new(SOCKET)).unwrap_or_default(),
         checks: BTreeMap::new(),
         health: BTreeMap::new(),
+        notify: BTreeMap::new(),
         ending: None,
     };
     for text in &machine.said {
@@ -173,21 +181,27 @@ impl Init {
     fn resume(&mut self) {
         let now = self.now();
         for line in std::fs::read_to_string(STATE).unwrap_or_default().lines() {
-            let Some((name, pid)) = line.split_once(' ') else { continue };
+            let (name, ready, pid) = match line.split(' ').collect::<Vec<_>>()[..] {
+                [name, pid] => (name, true, pid),
+                [name, pid, "starting"] => (name, false, pid),
+                _ => continue,
+            };
             let state = match pid.parse() {
                 Ok(pid) => State::Up(pid),
                 Err(_) if pid == "done" => State::Done,
                 Err(_) => State::Stopped,
             };
-            self.units.resume(name, state, now);
+            self.units.resume(name, state, ready, now);
             if state.pid().is_some() {
                 self.open_log(name);
+                self.open_notify(name);
             }
         }
     }
 
     fn remember(&self) {
         let line = |u: &Unit| match u.state {
+            State::Up(pid) if !u.ready => Some(format!("{} {pid} starting\n", u.service.name)),
             State::Up(pid) | State::Stopping(pid, _) => Some(format!("{} {pid}\n", u.service.name)),
             State::Done => Some(format!("{} done\n", u.service.name)),
             State::Stopped | State::Ended(_) => Some(format!("{} -\n", u.service.name)),
@@ -205,6 +219,34 @@ impl Init {
             }
         }
         self.logs.get_mut(name)
+    }
+
+    /// A new socket for the readiness of a service that says it itself; its path.
+    fn open_notify(&mut self, name: &str) -> Option<PathBuf> {
+        self.notify.remove(name);
+        let service = self.units.get(name).map(|u| &u.service).filter(|s| s.ready == Ready::Notify)?;
+        let opened = spawn::identity(service).and_then(|who| Notify::open(name, who.uid).map_err(|e| e.to_string()));
+        match opened {
+            Ok(notify) => {
+                let path = notify.path.clone();
+                self.notify.insert(name.to_owned(), notify);
+                Some(path)
+            }
+            Err(e) => {
+                self.say(&format!("{name} cannot say when it is ready: {e}"));
+                None
+            }
+        }
+    }
+
+    fn hear_readiness(&mut self) {
+        let ready: Vec<String> = self.notify.iter().filter(|(_, n)| n.pump()).map(|(name, _)| name.clone()).collect();
+        for name in &ready {
+            self.units.is_ready(name);
+        }
+        if !ready.is_empty() {
+            self.remember();
+        }
     }
 
     fn act(&mut self, actions: Vec<Action>) {
@@ -235,8 +277,9 @@ impl Init {
     fn start_service(&mut self, name: &str) {
         let Some(service) = self.units.get(name).map(|u| u.service.clone()) else { return };
         let output = if service.console { None } else { self.open_log(name).and_then(|log| log.for_service().ok()) };
+        let notify = self.open_notify(name);
         let now = self.now();
-        match spawn::service(&service, &service.exec, output) {
+        match spawn::service(&service, &service.exec, output, notify.as_deref()) {
             Ok(pid) => self.units.started(name, pid, now),
             Err(why) => {
                 let actions = self.units.not_started(name, &why, now);
@@ -258,6 +301,8 @@ impl Init {
                 self.signalled(*signal);
             }
         }
+        // Before the dead are seen to: who says that it is ready and ends was ready.
+        self.hear_readiness();
         self.reap();
         for log in self.logs.values_mut() {
             log.pump();
@@ -273,6 +318,7 @@ impl Init {
             signals.into_iter().flatten().map(|(_, pipe)| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)),
         );
         fds.extend(self.logs.values().map(|l| PollFd::from_borrowed_fd(l.pipe.as_fd(), PollFlags::IN)));
+        fds.extend(self.notify.values().map(|n| PollFd::from_borrowed_fd(n.socket.as_fd(), PollFlags::IN)));
         fds.extend(self.control.listener.iter().map(|l| PollFd::from_borrowed_fd(l.as_fd(), PollFlags::IN)));
         fds.extend(self.control.clients.iter().map(|c| PollFd::from_borrowed_fd(c.stream.as_fd(), PollFlags::IN)));
         let deadlines = [
@@ -343,11 +389,14 @@ impl Init {
                 continue;
             };
             let health = self.health.entry(name.clone()).or_default();
+            let waited_for = !unit.ready && unit.service.ready == Ready::Health;
             if health.of != pid {
-                *health = Health { next: now + unit.service.health_every, failed: 0, of: pid };
+                let first = if waited_for { SOON } else { unit.service.health_every };
+                *health = Health { next: now + first, soon: SOON, failed: 0, of: pid };
             }
             if health.next <= now {
-                health.next = now + unit.service.health_every;
+                health.soon = (health.soon * 2).min(NOT_SO_SOON);
+                health.next = now + if waited_for { health.soon } else { unit.service.health_every };
                 if !self.checks.values().any(|c| &c.name == name) {
                     due.push((name.clone(), pid, unit.service.clone()));
                 }
@@ -356,7 +405,7 @@ impl Init {
         for (name, _, service) in due {
             let output = self.logs.get(&name).and_then(|log| log.for_service().ok());
             let until = now + service.health_every.max(Duration::from_secs(5));
-            match spawn::service(&service, &service.health, output) {
+            match spawn::service(&service, &service.health, output, None) {
                 Ok(pid) => drop(self.checks.insert(pid, Check { name, until })),
                 Err(why) => self.checked(&name, false, &why),
             }
@@ -365,6 +414,16 @@ impl Init {
 
     fn checked(&mut self, name: &str, well: bool, why: &str) {
         let Some(health) = self.health.get_mut(name) else { return };
+        let unit = self.units.get(name);
+        if unit.is_some_and(|u| !u.ready && u.service.ready == Ready::Health) {
+            // How long that may take is bounded by `ready-timeout`.
+            if well {
+                health.next = health.next.max(self.start.elapsed() + unit.map_or(SOON, |u| u.service.health_every));
+                self.units.is_ready(name);
+                self.remember();
+            }
+            return;
+        }
         health.failed = if well { 0 } else { health.failed + 1 };
         if health.failed < PATIENCE {
             return;
@@ -445,6 +504,7 @@ impl Init {
         let for_ = self.now().saturating_sub(unit.since).as_secs();
         let state = match unit.state {
             State::Waiting => "waiting".to_owned(),
+            State::Up(pid) if !unit.ready => format!("starting pid {pid} for {for_} s"),
             State::Up(pid) => format!("up pid {pid} for {for_} s"),
             State::Stopping(pid, _) => format!("stopping pid {pid}"),
             State::Backoff(at) => format!("down, next start in {} s", at.saturating_sub(self.now()).as_secs()),

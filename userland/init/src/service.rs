@@ -26,6 +26,17 @@ pub enum Kind {
     Oneshot,
 }
 
+/// What makes a running daemon one that others can build on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// That it runs.
+    Started,
+    /// That its health check has passed once.
+    Health,
+    /// That it says so itself, as sd_notify(3) describes: `READY=1` to the socket that NOTIFY_SOCKET names.
+    Notify,
+}
+
 /// The signal that asks a service to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopSignal {
@@ -71,8 +82,18 @@ pub struct Service {
     pub stop_timeout: Duration,
     /// It is left out where this file does not exist.
     pub if_exists: String,
+    /// What it is waited for before those that come after it are started.
+    pub ready: Ready,
+    /// Who is not ready by then is restarted.
+    pub ready_timeout: Duration,
+    /// A directory of its own, made if it is not there, given to its user, closed to others.
+    pub state_directory: String,
     /// The bound of its open files (`RLIMIT_NOFILE`).
     pub open_files: Option<u64>,
+    /// The bound of its address space in bytes (`RLIMIT_AS`).
+    pub memory: Option<u64>,
+    /// The bound of its user's processes and threads (`RLIMIT_NPROC`).
+    pub processes: Option<u64>,
     /// Its output goes to the console instead of a log.
     pub console: bool,
     /// It is started at boot.
@@ -120,7 +141,12 @@ impl Service {
             stop_signal: StopSignal::Term,
             stop_timeout: Duration::from_secs(5),
             if_exists: String::new(),
+            ready: Ready::Started,
+            ready_timeout: Duration::from_secs(60),
+            state_directory: String::new(),
             open_files: None,
+            memory: None,
+            processes: None,
             console: false,
             enabled: true,
         }
@@ -138,7 +164,7 @@ impl Service {
             return Err(Error { line: 0, what: format!("longer than {LONGEST} bytes") });
         }
         let mut service = Self::new(name, Vec::new());
-        let (mut seen, mut restart_given): (Vec<&str>, bool) = (Vec::new(), false);
+        let mut seen: Vec<&str> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let wrong = |what: String| Error { line: index + 1, what };
             let line = line.trim();
@@ -153,7 +179,6 @@ impl Service {
                 return Err(wrong(format!("`{key}` is set a second time")));
             }
             seen.push(key);
-            restart_given |= key == "restart";
             service.set(key, value).map_err(wrong)?;
         }
         if service.exec.is_empty() {
@@ -162,8 +187,15 @@ impl Service {
         if service.after.contains(&service.name) {
             return Err(Error { line: 0, what: "it is to start after itself".into() });
         }
-        if service.kind == Kind::Oneshot && !restart_given {
+        if service.kind == Kind::Oneshot && !seen.contains(&"restart") {
             service.restart = Restart::OnFailure;
+        }
+        if service.ready == Ready::Health && service.health.is_empty() {
+            return Err(Error { line: 0, what: "`ready = health` takes a `health = COMMAND`".into() });
+        }
+        // Who says how its health is found is not up before that was found.
+        if !service.health.is_empty() && !seen.contains(&"ready") {
+            service.ready = Ready::Health;
         }
         Ok(service)
     }
@@ -198,10 +230,15 @@ impl Service {
             }
             "stop-timeout" => self.stop_timeout = duration(value)?,
             "if-exists" => self.if_exists = absolute(value)?,
-            "open-files" => {
-                let n = value.parse().map_err(|_| format!("{value:?} is not a number of files"))?;
-                self.open_files = Some(n);
+            "ready" => {
+                use Ready::{Health, Notify, Started};
+                self.ready = one_of(value, &[("started", Started), ("health", Health), ("notify", Notify)])?;
             }
+            "ready-timeout" => self.ready_timeout = duration(value)?,
+            "state-directory" => self.state_directory = absolute(value)?,
+            "open-files" => self.open_files = Some(number(value, "files")?),
+            "processes" => self.processes = Some(number(value, "processes")?),
+            "memory" => self.memory = Some(bytes(value)?),
             "console" => self.console = one_of(value, &[("yes", true), ("no", false)])?,
             "enabled" => self.enabled = one_of(value, &[("yes", true), ("no", false)])?,
             _ => return Err(format!("there is no setting `{key}`")),
@@ -228,6 +265,25 @@ fn command(value: &str) -> Result<Words, String> {
         Some(program) => Err(format!("the program {program:?} is not an absolute path")),
         None => Err("the command is empty".into()),
     }
+}
+
+fn number(value: &str, of: &str) -> Result<u64, String> {
+    value.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{value:?} is not a number of {of}"))
+}
+
+/// An amount of memory: `64M`, `1G`, bytes without a letter.
+fn bytes(value: &str) -> Result<u64, String> {
+    let wrong = || format!("{value:?} is not an amount of memory such as 512K, 64M or 1G");
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = value.split_at(digits);
+    let shift = match unit.trim() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wrong)
 }
 
 /// A time: `500ms`, `10s`, `5m`; at most a day, and not nothing.
@@ -301,12 +357,15 @@ mod tests {
     #[test]
     fn a_whole_file() {
         let text = "# the application\nexec = /data/app/run --listen '127.0.0.1:8000' \"a b\"\nuser = www:www\nafter = network, data\n\
-                    restart=on-failure\nenv = A=b=c\nenv = D=\nhealth = /bin/true\nhealth-every = 500ms\nstop-timeout = 2m\nopen-files = 9000\n";
+                    restart=on-failure\nenv = A=b=c\nenv = D=\nhealth = /bin/true\nhealth-every = 500ms\nstop-timeout = 2m\nopen-files = 9000\n\
+                    memory = 64M\nprocesses = 20\nready-timeout = 3s\nstate-directory = /data/app\n";
         let s = Service::parse("app", text).expect("it is right");
         assert_eq!(s.exec, ["/data/app/run", "--listen", "127.0.0.1:8000", "a b"]);
         assert_eq!((s.user.as_str(), s.after.as_slice()), ("www:www", &["network".to_owned(), "data".to_owned()][..]));
         assert_eq!(s.env, [("A".into(), "b=c".into()), ("D".into(), String::new())]);
         assert_eq!((s.restart, s.kind, s.open_files), (Restart::OnFailure, Kind::Daemon, Some(9000)));
+        assert_eq!((s.memory, s.processes, s.ready), (Some(64 << 20), Some(20), Ready::Health));
+        assert_eq!((s.ready_timeout, s.state_directory.as_str()), (Duration::from_secs(3), "/data/app"));
         assert_eq!((s.health_every, s.stop_timeout), (Duration::from_millis(500), Duration::from_secs(120)));
     }
 
@@ -333,6 +392,12 @@ mod tests {
         assert_eq!(error("exec = /a\nhealth-every = 0"), "line 2: \"0\" is not a time such as 500ms, 10s or 5m");
         assert_eq!(error("exec = /a\nafter = x"), "it is to start after itself");
         assert_eq!(error("exec = /a\nenv = AB"), "line 2: `env` takes NAME=VALUE");
+        assert_eq!(
+            error("exec = /a\nmemory = 1T"),
+            "line 2: \"1T\" is not an amount of memory such as 512K, 64M or 1G"
+        );
+        assert_eq!(error("exec = /a\nopen-files = 0"), "line 2: \"0\" is not a number of files");
+        assert_eq!(error("exec = /a\nready = health"), "`ready = health` takes a `health = COMMAND`");
         assert!(Service::parse("../x", "exec = /a").is_err());
         assert!(Service::parse("x", &"#".repeat(LONGEST + 1)).is_err());
     }

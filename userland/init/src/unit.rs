@@ -1,15 +1,15 @@
 //! The life of services: which is to be started, signalled or waited for, and when. No system call is made here and the time
 //! comes from outside, so that every course of events can be tested on the host.
 //!
-//! A service waits for those it comes after; a daemon is up once it runs, a oneshot once it has ended with 0, and one that is
-//! left out (its `if-exists` is not there) stands in nobody's way. Who ends is started again as its file says, with
+//! A service waits for those it comes after; a daemon is up once it is ready (its file says what that means: that it runs, that
+//! its health check passes, that it says so), a oneshot once it has ended with 0, and one that is left out (its `if-exists` is not there) stands in nobody's way. Who ends is started again as its file says, with
 //! [back-off](crate::backoff). Stopping is SIGTERM to its process group, and SIGKILL when its time is over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::service::{Kind, Restart, Service};
+use crate::service::{Kind, Ready, Restart, Service};
 
 /// What a process ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Unit {
     pub state: State,
     /// Since when.
     pub since: Duration,
+    /// While it runs: those that come after it may be started.
+    pub ready: bool,
     /// How often it was started again.
     pub restarts: u32,
     /// What it last ended with.
@@ -76,6 +78,16 @@ pub struct Unit {
     backoff: Backoff,
     /// After it has stopped it is started anew.
     again: bool,
+    /// It is being stopped because it did not become ready: a failure of its own, not somebody's wish.
+    late: bool,
+}
+
+impl Unit {
+    /// When it has taken too long to become ready.
+    fn overdue(&self) -> Option<Duration> {
+        let waits = matches!(self.state, State::Up(_)) && !self.ready;
+        waits.then_some(self.since.saturating_add(self.service.ready_timeout))
+    }
 }
 
 /// What the machine has to do.
@@ -133,10 +145,12 @@ impl Units {
                         service,
                         state: first,
                         since: now,
+                        ready: false,
                         restarts: 0,
                         last: None,
                         backoff: Backoff::default(),
                         again: false,
+                        late: false,
                     };
                     self.units.insert(name, unit);
                 }
@@ -156,15 +170,16 @@ impl Units {
     }
 
     /// After process 1 has replaced itself: this one stands where it stood.
-    pub fn resume(&mut self, name: &str, state: State, now: Duration) {
+    pub fn resume(&mut self, name: &str, state: State, ready: bool, now: Duration) {
         if let Some(unit) = self.units.get_mut(name) {
-            (unit.state, unit.since) = (state, now);
+            (unit.state, unit.since, unit.ready) = (state, now, ready);
         }
     }
 
     fn is_satisfied(&self, name: &str) -> bool {
         self.units.get(name).is_none_or(|u| match (u.service.kind, u.state) {
-            (_, State::Skipped | State::Done) | (Kind::Daemon, State::Up(_)) => true,
+            (_, State::Skipped | State::Done) => true,
+            (Kind::Daemon, State::Up(_)) => u.ready,
             // Who waits for something that nobody wants would wait for ever.
             (_, State::Stopped) => true,
             _ => false,
@@ -195,6 +210,16 @@ impl Units {
             actions.extend(due.into_iter().map(Action::Start));
         }
         for unit in self.units.values_mut() {
+            if let State::Up(pid) = unit.state
+                && !self.closing
+                && unit.overdue().is_some_and(|at| at <= now)
+            {
+                let (name, limit) = (&unit.service.name, unit.service.ready_timeout);
+                actions.push(Action::Report(format!("{name} is not ready after {limit:?} and is restarted")));
+                actions.push(Action::Terminate(pid));
+                (unit.state, unit.since) = (State::Stopping(pid, now + unit.service.stop_timeout), now);
+                unit.late = true;
+            }
             if let State::Stopping(pid, at) = unit.state
                 && at <= now
             {
@@ -213,7 +238,7 @@ impl Units {
             .values()
             .filter_map(|u| match u.state {
                 State::Stopping(_, at) | State::Backoff(at) => Some(at),
-                _ => None,
+                _ => u.overdue().filter(|_| !self.closing),
             })
             .min()
     }
@@ -222,6 +247,14 @@ impl Units {
     pub fn started(&mut self, name: &str, pid: u32, now: Duration) {
         if let Some(unit) = self.units.get_mut(name) {
             (unit.state, unit.since) = (State::Up(pid), now);
+            unit.ready = unit.service.ready == Ready::Started || unit.service.kind == Kind::Oneshot;
+        }
+    }
+
+    /// It can be built on.
+    pub fn is_ready(&mut self, name: &str) {
+        if let Some(unit) = self.units.get_mut(name).filter(|u| matches!(u.state, State::Up(_))) {
+            unit.ready = true;
         }
     }
 
@@ -243,13 +276,14 @@ impl Units {
         let done = unit.service.kind == Kind::Oneshot && status == Status::Code(0);
         let mut actions = if done { Vec::new() } else { vec![Action::Kill(pid)] };
         unit.last = Some(status);
-        let was_told = matches!(unit.state, State::Stopping(..));
-        unit.since = now;
+        let late = std::mem::take(&mut unit.late);
+        let was_told = matches!(unit.state, State::Stopping(..)) && !late;
+        (unit.since, unit.ready) = (now, false);
         if was_told || closing {
             unit.state = if std::mem::take(&mut unit.again) && !closing { State::Waiting } else { State::Stopped };
             return Some(actions);
         }
-        let failed = status != Status::Code(0);
+        let failed = late || status != Status::Code(0);
         let again = match unit.service.restart {
             Restart::Always => true,
             Restart::OnFailure => failed,
@@ -287,7 +321,7 @@ impl Units {
     /// Stop it.
     pub fn stop(&mut self, name: &str, now: Duration) -> Vec<Action> {
         let Some(unit) = self.units.get_mut(name) else { return Vec::new() };
-        unit.again = false;
+        (unit.again, unit.late) = (false, false);
         match unit.state {
             State::Up(pid) => {
                 (unit.state, unit.since) = (State::Stopping(pid, now + unit.service.stop_timeout), now);

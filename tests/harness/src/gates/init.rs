@@ -86,9 +86,19 @@ fn services(c: &mut Context<'_>, smp: u32) -> Outcome {
         ("missing", "exec = /nowhere/program\n"),
         (
             "user",
-            "exec = /bin/sh -c 'echo uid $(id -u) gid $(id -g) files $(ulimit -n) in $(pwd) A=$A; exec sleep 100000'\n\
-             user = user\nenv = A=b c\ndirectory = /tmp\nopen-files = 77\n",
+            "exec = /bin/sh -c 'echo uid $(id -u) gid $(id -g) files $(ulimit -n) KiB $(ulimit -v) processes $(sed -n \"s/^Max processes *\\([0-9]*\\) .*/\\1/p\" /proc/self/limits) in $(pwd) A=$A; touch /run/own/user/file; exec sleep 100000'\n\
+             user = user\nenv = A=b c\ndirectory = /tmp\nopen-files = 77\nmemory = 64M\nprocesses = 50\nstate-directory = /run/own/user\n",
         ),
+        // Ready when it says so, which it does when it is told to; what comes after it waits.
+        (
+            "slow",
+            "ready = notify\nuser = user\nexec = /bin/sh -c 'until [ -e /run/go ]; do sleep 0.1; done; svc ready; exec sleep 100000'\n",
+        ),
+        ("patient", "after = slow\nexec = /bin/sh -c 'echo patient >>/run/order; exec sleep 100000'\n"),
+        // Up when its health check passes.
+        ("ill", "health = /usr/bin/test -e /run/go\nhealth-every = 1h\nexec = /bin/sleep 100000\n"),
+        ("second-patient", "after = ill\nexec = /bin/sleep 100000\n"),
+        ("never", "ready = notify\nready-timeout = 300ms\nexec = /bin/sleep 100000\n"),
         (
             "talker",
             "exec = /bin/sh -c 'i=0; while [ $i -lt 30000 ]; do echo line $i of what a service says; i=$((i+1)); done; exec sleep 100000'\n",
@@ -114,7 +124,14 @@ fn services(c: &mut Context<'_>, smp: u32) -> Outcome {
     ] {
         check(said.contains(text), "init.reported", || format!("no {text:?} in {said}"))?;
     }
-    until(&mut sh, "svc log user", "uid 1000 gid 1000 files 77 in /tmp A=b c", "init.user")?;
+    until(&mut sh, "svc log user", "uid 1000 gid 1000 files 77 KiB 65536 processes 50 in /tmp A=b c", "init.user")?;
+    until(
+        &mut sh,
+        "stat -c '%a %U' /run/own/user; echo /run/own/user/*",
+        "700 user\n/run/own/user/file",
+        "init.state_directory",
+    )?;
+    readiness(&mut sh)?;
     until(&mut sh, "svc log talker", "line 29999 ", "init.log_complete")?;
     let bytes = sh.ok("cat /run/log/talker.log /run/log/talker.log.1 | wc -c")?;
     let bounded = bytes.trim().parse::<usize>().is_ok_and(|n| n > MIB && n <= 2 * MIB);
@@ -130,6 +147,28 @@ fn services(c: &mut Context<'_>, smp: u32) -> Outcome {
     sh.ok("printf 'exec = /bin/sleep 100000\\n' >/data/svc/late && svc reload")?;
     until(&mut sh, "svc status late", " up pid", "init.reload")?;
     sh.poweroff()
+}
+
+/// A service counts as up when it says so, or when its health check passes, and not before; one that never does is restarted.
+fn readiness(sh: &mut Shell) -> Outcome {
+    let list = until(sh, "svc", "never", "init.list")?;
+    for (name, state) in
+        [("slow", "starting pid"), ("patient", "waiting"), ("ill", "starting pid"), ("second-patient", "waiting")]
+    {
+        let line = list.lines().find(|l| l.split(' ').next() == Some(name)).unwrap_or_default();
+        check(line.contains(state), "init.not_ready", || list.clone())?;
+    }
+    sh.ok("touch /run/go")?;
+    for name in ["slow", "patient", "ill", "second-patient"] {
+        until(sh, &format!("svc status {name}"), " up pid", "init.ready")?;
+    }
+    until(sh, "svc log -n 1000 init", "never is not ready after 300ms and is restarted", "init.never_ready")?;
+    until(sh, "svc status never", "restarts", "init.never_ready")?;
+    // What a service says from now on is seen by who follows it.
+    sh.ok("printf 'exec = /bin/sh -c \"while :; do echo tick; sleep 0.1; done\"\\n' >/data/svc/follow; svc reload")?;
+    sh.ok("(svc logs -f follow >/tmp/followed 2>&1 & echo $! >/tmp/follower)")?;
+    until(sh, "[ $(grep -c tick </tmp/followed) -ge 3 ] && echo yes", "yes", "init.follow")?;
+    sh.ok("kill $(cat /tmp/follower); svc stop follow; rm /data/svc/follow; svc reload").map(drop)
 }
 
 // --- process 1 ------------------------------------------------------------------------------------------------------

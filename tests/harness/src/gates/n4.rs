@@ -156,7 +156,23 @@ fn requests(m: &mut Machine) -> Outcome {
     })?;
     files(m)?;
     proxied(m)?;
+    privileges(m)?;
     reload(m)
+}
+
+/// Whoever serves is no root and cannot become it; keys and data are closed to others.
+fn privileges(m: &mut Machine) -> Outcome {
+    let seen = m.sh.ok(
+        "pid() { svc status $1 | sed -n 's/.* pid \\([0-9]*\\) .*/\\1/p'; }; for p in $(pid httpd) $(pid bookmarks) $(pidof httpd-keys); do grep -E '^(Uid|Gid):' /proc/$p/status | tr ':\\t\\n' '   '; echo; done",
+    )?;
+    let lines: Vec<String> = seen.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for (line, uid) in lines.iter().zip([101, 100]) {
+        let want = format!("Uid {uid} {uid} {uid} {uid} Gid {uid} {uid} {uid} {uid}");
+        check(line.starts_with(&want), "n4.not_root", || seen.clone())?;
+    }
+    check(lines.get(2).is_some_and(|l| l.starts_with("Uid 0 ")), "n4.keys_process", || seen.clone())?;
+    let modes = m.sh.ok("stat -c '%a %U' /data/tls/key.pem /data/bookmarks")?;
+    check(modes == "600 root\n700 bookmarks", "n4.closed_to_others", || modes.clone())
 }
 
 fn files(m: &Machine) -> Outcome {
@@ -323,7 +339,7 @@ fn idle(m: &mut Machine) -> Outcome {
     m.metric_becomes("n4.idle_makes_way", "httpd_evicted_total", |n| n > 0)?;
     let open = m.metric("httpd_connections_open")?;
     check(open <= u64::from(ALLOWED) + 1, "n4.connection_limit", || format!("{open} connections are open"))?;
-    let used = m.sh.ok("sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$(pidof httpd)/status")?;
+    let used = m.sh.ok("sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$(svc status httpd | sed -n 's/.* pid \\([0-9]*\\) .*/\\1/p')/status")?;
     let used: u32 = used.trim().parse().map_err(|_| Failure::new("n4.memory", used.clone()))?;
     check(used < MEMORY, "n4.memory", || format!("{used} KiB"))?;
     drop(held);

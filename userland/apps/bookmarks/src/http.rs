@@ -297,6 +297,12 @@ pub async fn serve(app: Arc<App>, address: SocketAddr) -> Result<(), String> {
     let (end, ending) = watch::channel(false);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     eprintln!("bookmarks: listening on {address}");
+    // Whoever started this may want to know, see sd_notify(3).
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
+        && let Err(e) = std::os::unix::net::UnixDatagram::unbound().and_then(|s| s.send_to(b"READY=1", &path))
+    {
+        eprintln!("bookmarks: {}: {e}", path.display());
+    }
     loop {
         tokio::select! {
             _ = term.recv() => break,

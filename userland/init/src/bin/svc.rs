@@ -14,6 +14,7 @@ const USAGE: &str = "usage: svc [list]                 all services
        svc status NAME            one of them
        svc start|stop|restart NAME
        svc log [-f] [-n LINES] NAME   its output (-f: and what comes; `init` is process 1 itself)
+       svc ready                  said by a service with `ready = notify`: it can be built on
        svc reload                 read /etc/svc and /data/svc again
        svc reexec                 replace process 1 by its program as it is now, services going on
        svc poweroff | reboot
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
             print(USAGE);
             Ok(())
         }
-        ["log", rest @ ..] => log(rest),
+        ["log" | "logs", rest @ ..] => log(rest),
+        ["ready"] => init::notify::ready(),
         ["stop", name] => ask(&format!("stop {name}")).and_then(|_| gone(name)),
         ["status" | "start" | "restart", _] | ["reload" | "poweroff" | "reboot" | "panic"] => {
             ask(&words.join(" ")).map(|t| print(&t))

@@ -40,6 +40,29 @@ fn dependencies_are_up_first() {
 }
 
 #[test]
+fn a_daemon_is_up_when_it_is_ready() {
+    let mut u = units(vec![service("app", "after = db"), service("db", "ready = notify\nready-timeout = 3s")]);
+    assert_eq!(starts(&u.tick(S)), ["db"]);
+    u.started("db", 1, S);
+    assert_eq!(starts(&u.tick(S * 2)), [""; 0]);
+    assert_eq!(u.deadline(), Some(S * 4));
+    // Too late: it is ended, and started again with back-off, as if it had failed.
+    let late = u.tick(S * 4);
+    assert!(matches!(&late[..], [Action::Report(t), Action::Terminate(1)] if t.contains("not ready")), "{late:?}");
+    let ended = u.exited(1, Status::Code(0), S * 4).expect("its own");
+    assert!(matches!(&ended[..], [Action::Kill(1), Action::Report(_)]), "{ended:?}");
+    assert_eq!(starts(&u.tick(S * 4 + backoff::FIRST)), ["db"]);
+    u.started("db", 2, S * 5);
+    u.is_ready("db");
+    assert_eq!((starts(&u.tick(S * 6)), u.deadline()), (vec!["app"], None));
+    // What is being stopped or has ended is ready no more.
+    u.stop("db", S * 6);
+    u.exited(2, Status::Code(0), S * 6);
+    u.is_ready("db");
+    assert_eq!(u.get("db").map(|d| d.ready), Some(false));
+}
+
+#[test]
 fn who_ends_is_started_again_with_back_off_and_reported() {
     let mut u = units(vec![service("a", "")]);
     let mut now = S;
@@ -134,8 +157,8 @@ fn a_new_set_of_files() {
     assert_eq!(actions, [Action::Terminate(1)]);
     assert_eq!(u.get("b").map(|b| (b.state, b.service.user.as_str())), Some((State::Up(2), "x")));
     assert_eq!(starts(&u.tick(S)), ["c"]);
-    u.resume("b", State::Up(9), S);
-    u.resume("c", State::Stopped, S);
+    u.resume("b", State::Up(9), true, S);
+    u.resume("c", State::Stopped, false, S);
     assert_eq!(u.get("b").and_then(|b| b.state.pid()), Some(9));
     assert_eq!(u.get("c").map(|c| c.state), Some(State::Stopped));
 }
