@@ -14,6 +14,9 @@ pub const GATE: Gate = Gate {
 
 fn cases(o: &Options) -> Vec<Case> {
     let mut cases = on_each(&o.smp, &["futex", "threads"], |_, _| Ok(()));
+    for &smp in &o.smp {
+        cases.push(Case::new(format!("glibc smp{smp}"), move |c| super::debian::pthreads(c, smp)).berth());
+    }
     cases.push(checked(4, &["futex", "threads"]));
     cases.push(control(
         "robust lists not walked",

@@ -7,6 +7,7 @@ mod d1;
 mod d2;
 mod d3;
 mod d4;
+mod debian;
 mod init;
 mod m1;
 mod m2;
@@ -61,4 +62,5 @@ pub const ALL: &[Gate] = &[
     surface::EXHAUST,
     base::GATE,
     busybox::GATE,
+    debian::GATE,
 ];
