@@ -184,6 +184,11 @@ fn place_woken(t: &Thread, here: usize, sync: bool) -> usize {
         return 0;
     }
     let e = &t.sched.entity;
+    // An interrupt of an idle CPU, such as the end of a transfer: the CPU is awake, and another would have to be woken.
+    let me = cpu_id(here);
+    if core::ptr::eq(current(), idle::thread(here)) && load(me) == 0 && e.allows(me) {
+        return here;
+    }
     let request = WakeRequest { prev: e.cpu(), waker: cpu_id(here), sync, allowed: e.affinity().and(&ONLINE.load()) };
     select_cpu(&request, &IDLE_CPUS.load(), load).index()
 }
