@@ -31,8 +31,7 @@
 //! Come through [`Env`], so that tests run in virtual time.
 //!
 //! # What was not done
-//! See `docs/limits.md`: no selective-acknowledgement sender and no CUBIC (smoltcp's needs floating point), buffers of a
-//! connection keep the size they were made with, no IGMP, no forwarding between interfaces.
+//! See `docs/limits.md`: no selective-acknowledgement sender and no CUBIC (smoltcp's needs floating point), no IGMP, no forwarding between interfaces.
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
 

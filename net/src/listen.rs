@@ -67,12 +67,16 @@ pub struct Listener {
     me: Weak<Listener>,
 }
 
+/// Of smoltcp's generator.
+const MULTIPLIER: u64 = 0xbb2e_fcec_3c39_611d;
+const INCREMENT: u64 = 0x7590_ef39;
+
 /// The first sequence number of a smoltcp interface seeded with `seed`: an output of its sPCG32 generator, after the one
 /// (or more, were it zero) that becomes the interface's first IPv4 identification.
 pub(crate) fn first_number(seed: u64) -> u32 {
     let mut s = seed;
     let mut draw = || {
-        s = s.wrapping_mul(0xbb2e_fcec_3c39_611d).wrapping_add(0x7590_ef39);
+        s = s.wrapping_mul(MULTIPLIER).wrapping_add(INCREMENT);
         (s >> (29 - (s >> 61))) as u32
     };
     loop {
@@ -83,9 +87,36 @@ pub(crate) fn first_number(seed: u64) -> u32 {
     }
 }
 
-/// The window shift that smoltcp uses for a receive buffer.
-fn shift(rcv: usize) -> u8 {
-    (usize::BITS - rcv.leading_zeros()).saturating_sub(16) as u8
+/// By how much the windows of all connections are scaled: a ring may grow to 8 MiB.
+pub(crate) const SCALE: u8 = 7;
+
+/// Puts `scale` into the options of a SYN, if they have such.
+pub(crate) fn set_scale(mut o: &mut [u8], scale: u8) {
+    while let [kind, rest @ ..] = o {
+        o = match (*kind, rest.first().copied().unwrap_or(0)) {
+            (1, _) => rest,
+            (3, 3) if rest.len() > 1 => {
+                rest[1] = scale;
+                return;
+            }
+            (2.., len @ 2..) if usize::from(len) <= rest.len() => &mut rest[usize::from(len) - 1..],
+            _ => return,
+        };
+    }
+}
+
+/// The seed with which smoltcp's first number is `first`: the inverse of [`first_number`].
+pub(crate) fn seed_for(first: u32) -> u64 {
+    // The multiplier's inverse modulo 2^64, by Newton's iteration: each doubles the right bits.
+    let mut inverse = MULTIPLIER;
+    for _ in 0..6 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(MULTIPLIER.wrapping_mul(inverse)));
+    }
+    let before = |state: u64| state.wrapping_sub(INCREMENT).wrapping_mul(inverse);
+    // With its upper three bits clear the state is shifted by 29; the lower bits are free, and such are taken that the number
+    // drawn before is one that is kept.
+    let seeds = (0..1 << 29).map(|low| before(before(u64::from(first) << 29 | low)));
+    seeds.into_iter().find(|seed| first_number(*seed) == first).unwrap_or(0)
 }
 
 fn cookie_seed(key: Key, t: &Tuple, isn: u32, period: u64, mss: usize) -> u64 {
@@ -339,7 +370,7 @@ fn answer(stack: &Stack, tuple: &Tuple, isn: u32, seed: u64, rcv: usize, mtu: us
     let mut options = Vec::with_capacity(12);
     options.extend([2, 4, (mss >> 8) as u8, mss as u8]);
     if offered.scale.is_some() {
-        options.extend([3, 3, shift(rcv), 1]);
+        options.extend([3, 3, SCALE, 1]);
     }
     if offered.sack {
         options.extend([4, 2, 1, 1]);
@@ -351,7 +382,7 @@ fn answer(stack: &Stack, tuple: &Tuple, isn: u32, seed: u64, rcv: usize, mtu: us
 }
 
 /// The peer's SYN, for smoltcp.
-fn synthesize(tuple: &Tuple, isn: u32, offered: SynOptions) -> Option<packet::Packet> {
+pub(crate) fn synthesize(tuple: &Tuple, isn: u32, offered: SynOptions) -> Option<packet::Packet> {
     let mut options = Vec::with_capacity(12);
     let mss = offered.mss.unwrap_or(536);
     options.extend([2, 4, (mss >> 8) as u8, mss as u8]);

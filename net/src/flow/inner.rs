@@ -3,7 +3,8 @@
 use super::port::Port;
 use super::{DATA_TIMEOUT, ORPHAN_TIMEOUT, SYN_TIMEOUT, State, Status};
 use crate::config::Hop;
-use crate::packet::{self, Packet, Tuple};
+use crate::listen::{self, SCALE};
+use crate::packet::{self, Packet, SynOptions, Tuple};
 use crate::tcp::{self, TcpOptions};
 use abi::Errno;
 use alloc::vec::Vec;
@@ -23,10 +24,12 @@ pub(super) struct Seen {
     /// The next byte that the owner will read.
     pub(super) unread: u32,
     /// The acknowledgement and the window (as it stood in the header) that were taken from the peer last.
-    heard: (u32, u16),
+    pub(super) heard: (u32, u16),
     /// How far the peer's windows have reached, and how they are scaled.
     edge: u32,
-    scale: Option<u8>,
+    pub(super) offered: SynOptions,
+    /// Up to here bytes came out of order.
+    pub(super) hole: Option<u32>,
     /// The window that was told last, as it stood in the header.
     window: u16,
 }
@@ -49,6 +52,12 @@ pub(super) struct Inner {
     pub(super) owed_since: Option<u64>,
     pub(super) last_rx: u64,
     pub(super) probing: bool,
+    /// Bytes read since the ring grew.
+    pub(super) taken: usize,
+    /// How often the ring for sending was full since it grew.
+    pub(super) filled: u32,
+    /// Nothing is taken for sending until the ring is empty.
+    pub(super) draining: bool,
     pub(super) hop: Option<(u64, Hop)>,
     pub(super) gone: bool,
 }
@@ -73,10 +82,11 @@ impl Inner {
 
     pub(super) fn status(&mut self) -> Status {
         let error = self.error.is_some();
-        let deaf = self.deaf;
+        let (deaf, draining) = (self.deaf, self.draining);
         let s = self.socket();
         let (readable, state) = (s.recv_queue(), s.state());
-        let room = if s.may_send() { s.send_capacity() - s.send_queue() } else { 0 };
+        let waits = draining && s.send_queue() > 0;
+        let room = if s.may_send() && !waits { s.send_capacity() - s.send_queue() } else { 0 };
         let ended = readable == 0 && (deaf || peer_finished(state));
         Status { state, readable, room, unsent: s.send_queue(), ended, error, capacity: s.send_capacity() }
     }
@@ -105,7 +115,7 @@ impl Inner {
         }
     }
 
-    fn feed(&mut self, segment: &[u8], now: u64, out: &mut Vec<Packet>) {
+    pub(super) fn feed(&mut self, segment: &[u8], now: u64, out: &mut Vec<Packet>) {
         let mut port = Port { rx: Some(segment), out, mtu: self.mtu };
         self.iface.poll_ingress_single(instant(now), &mut port, &mut self.sockets);
     }
@@ -117,7 +127,7 @@ impl Inner {
     }
 
     /// The number of the next byte that the peer is to send.
-    fn rcv_nxt(&mut self) -> u32 {
+    pub(super) fn rcv_nxt(&mut self) -> u32 {
         let finished = u32::from(self.seen.fin.is_some());
         self.seen.unread.wrapping_add(self.socket().recv_queue() as u32 + finished)
     }
@@ -152,18 +162,27 @@ impl Inner {
         if ahead < 0 || !(taken || valid) || t.ack.wrapping_sub(self.seen.snd_nxt) as i32 > 0 {
             return None;
         }
+        if len > 0 && begin > 0 {
+            self.seen.hole = Some(t.seq.wrapping_add(len as u32));
+        }
         self.seen.heard = (t.ack, window);
-        let edge = t.ack.wrapping_add(u32::from(window) << self.seen.scale.unwrap_or(0));
+        let edge = t.ack.wrapping_add(u32::from(window) << self.seen.offered.scale.unwrap_or(0));
         if edge.wrapping_sub(self.seen.edge) as i32 > 0 {
             self.seen.edge = edge;
         }
         if taken || !(ahead > 0 || wider) { None } else { self.bare_ack(t.ack, window) }
     }
 
-    /// The window that was told last, in bytes.
+    /// The window that smoltcp told last, in bytes.
     fn told(&mut self) -> u32 {
+        let shift = self.own_shift();
+        u32::from(self.seen.window) << shift
+    }
+
+    /// By how much smoltcp's windows are scaled: what the ring's size needs, not what the peer was told ([`SCALE`]).
+    fn own_shift(&mut self) -> u32 {
         let bits = usize::BITS - self.socket().recv_capacity().leading_zeros();
-        u32::from(self.seen.window) << if self.seen.scale.is_some() { bits.saturating_sub(16) } else { 0 }
+        if self.seen.offered.scale.is_some() { bits.saturating_sub(16) } else { 0 }
     }
 
     /// Whether smoltcp has something to send and no time when to try: a retransmission that came up while the window was
@@ -187,7 +206,7 @@ impl Inner {
         let at = rx.len() - len;
         let options = packet::parse_syn_options(&rx[at + 20 - t.header..at]);
         self.seen.unread = t.seq.wrapping_add(1);
-        self.seen.scale = options.scale;
+        self.seen.offered = options;
         let window = packet::be16(rx, at - t.header + 14).unwrap_or(0);
         // Until the peer says otherwise: nothing is known yet of ours but its first number.
         self.seen.heard = (self.seen.snd_nxt, window);
@@ -198,7 +217,7 @@ impl Inner {
     /// not acknowledged when a retransmission is due, and numbers acknowledgements from there. The peer has that long since
     /// and must refuse them as old (RFC 9293, 3.10.7.4); with both ends retransmitting, neither would ever hear the other.
     /// Nor may it lie beyond the peer's window, where a probe of a closed window may have got to.
-    fn look_at(&mut self, p: &mut Packet) {
+    pub(super) fn look_at(&mut self, p: &mut Packet) {
         let header = if p.bytes()[0] >> 4 == 4 { 20 } else { 40 };
         let Some(t) = packet::parse_tcp(&p.bytes()[header..]) else { return };
         let len = p.bytes().len() - header - t.header;
@@ -215,6 +234,12 @@ impl Inner {
         }
         self.seen.ack = t.ack;
         self.seen.window = packet::be16(p.bytes(), header + 14).unwrap_or(0);
+        if t.flags & packet::SYN != 0 {
+            listen::set_scale(&mut p.bytes_mut()[header + 20..header + t.header], SCALE);
+        } else if self.seen.offered.scale.is_some() {
+            let window = (self.told() >> SCALE).min(65535) as u16;
+            packet::put16(&mut p.bytes_mut()[header..], 14, window);
+        }
     }
 
     pub(super) fn fail(&mut self, e: Errno) {

@@ -9,12 +9,12 @@
 //! that its owner has closed.
 //!
 //! # Memory
-//! smoltcp's rings cannot be replaced while a connection lives, so they have their size from the start: what the owner
-//! asked for (`SO_RCVBUF`, `SO_SNDBUF`), else 64 KiB when there is plenty of the stack's limit left and down to 4 KiB when
-//! there is not. A connection in TIME_WAIT that nobody holds is a record of a few words without rings.
+//! Rings have the size that the owner asked for (`SO_RCVBUF`, `SO_SNDBUF`), else they are small at first and grow with what
+//! goes through them ([`resize`]), as far as the stack's limit has room. A connection in TIME_WAIT that nobody holds is a record of a few words without rings.
 
 mod inner;
 mod port;
+mod resize;
 
 use crate::config::Hop;
 use crate::packet::Tuple;
@@ -25,17 +25,16 @@ use abi::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use inner::{Inner, Seen, instant};
-use port::Port;
-use smoltcp::iface::{Config, Interface, SocketSet};
+use inner::{Inner, Seen};
+use smoltcp::socket::tcp::Socket;
 pub use smoltcp::socket::tcp::State;
-use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
 use smoltcp::time::Duration;
-use smoltcp::wire::{HardwareAddress, IpCidr};
 use sync::{LockClass, SpinLock, WaitQueue};
 
 static CLASS: LockClass = LockClass::new("flow", 545);
 
+/// The ring for sending, before anything larger is sent.
+const FIRST_SNDBUF: usize = 4 << 10;
 const SEC: u64 = 1_000_000_000;
 const SYN_TIMEOUT: u64 = 127 * SEC;
 const DATA_TIMEOUT: u64 = 924 * SEC;
@@ -99,7 +98,7 @@ impl Status {
 impl Flow {
     /// A new connection, closed yet. `ENOBUFS`: the stack's limit is reached.
     fn new(stack: &Stack, tuple: Tuple, options: &TcpOptions, mtu: usize, seed: u64, rcv: usize) -> Result<Arc<Flow>> {
-        let snd = options.sndbuf.unwrap_or_else(|| stack.default_buffer());
+        let snd = options.sndbuf.unwrap_or(FIRST_SNDBUF);
         let bytes = rcv + snd + core::mem::size_of::<Flow>() + 512;
         let charged = Charge { stack: stack.me.clone(), bytes: AtomicUsize::new(0) };
         if stack.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes > stack.limits.buffers {
@@ -107,28 +106,8 @@ impl Flow {
             return Err(Errno::ENOBUFS);
         }
         charged.bytes.store(bytes, Ordering::Relaxed);
-        let mut rings = [zeroed(rcv)?, zeroed(snd)?].into_iter();
-        let (Some(rx), Some(tx)) = (rings.next(), rings.next()) else { return Err(Errno::ENOBUFS) };
-        let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
-        socket.set_nagle_enabled(!options.nodelay);
-        socket.set_congestion_control(CongestionControl::Reno);
-        if options.quickack {
-            socket.set_ack_delay(None);
-        }
-        if let Some(ttl) = options.ttl.filter(|t| *t > 0) {
-            socket.set_hop_limit(Some(ttl));
-        }
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
         let now = stack.env.now_ns();
-        let mut none = Vec::new();
-        let mut iface = Interface::new(config, &mut Port { rx: None, out: &mut none, mtu }, instant(now));
-        let prefix = if tuple.local.0.is_ipv4() { 32 } else { 128 };
-        iface.update_ip_addrs(|all| {
-            let _ = all.push(IpCidr::new(tuple.local.0.into(), prefix));
-        });
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
+        let (iface, sockets, handle) = Inner::fresh(tuple, options, mtu, seed, now, [rcv, snd])?;
         let inner = Inner {
             iface,
             sockets,
@@ -142,6 +121,9 @@ impl Flow {
             deaf: false,
             owed_since: None,
             last_rx: now,
+            taken: 0,
+            filled: 0,
+            draining: false,
             probing: false,
             hop: None,
             gone: false,
@@ -327,6 +309,11 @@ impl Flow {
 
     /// Sends bytes; how many fitted. `EAGAIN`, `EPIPE`, or the pending error.
     pub fn send(&self, stack: &Stack, data: &[u8]) -> Result<usize> {
+        self.send_of(stack, data, data.len())
+    }
+
+    /// As [`Flow::send`]; `whole` says how many bytes the owner has in all, these included.
+    pub fn send_of(&self, stack: &Stack, data: &[u8], whole: usize) -> Result<usize> {
         self.step(stack, None, |inner| {
             if let Some(e) = inner.error.take() {
                 return Err(e);
@@ -336,7 +323,13 @@ impl Flow {
                 State::Established | State::CloseWait => {}
                 _ => return Err(Errno::EPIPE),
             }
-            match inner.socket().send_slice(data) {
+            self.grow_for_sending(stack, inner, whole);
+            if inner.draining {
+                return Err(Errno::EAGAIN);
+            }
+            let sent = inner.socket().send_slice(data);
+            self.note_full(stack, inner);
+            match sent {
                 Ok(0) if !data.is_empty() => Err(Errno::EAGAIN),
                 Ok(n) => Ok(n),
                 Err(_) => Err(Errno::EPIPE),
@@ -346,6 +339,7 @@ impl Flow {
 
     /// Receives bytes into `buf`; 0 at the end. `EAGAIN`, or the pending error.
     pub fn recv(&self, stack: &Stack, buf: &mut [u8], peek: bool) -> Result<usize> {
+        let mut out = Vec::new();
         let mut take = |inner: &mut Inner| {
             let status = inner.status();
             if status.readable > 0 {
@@ -353,6 +347,8 @@ impl Flow {
                 let n = if peek { s.peek_slice(buf) } else { s.recv_slice(buf) }.map_err(|_| Errno::EAGAIN)?;
                 if !peek {
                     inner.seen.unread = inner.seen.unread.wrapping_add(n as u32);
+                    inner.taken += n;
+                    self.grow_for_receiving(stack, inner, &mut out);
                 }
                 return Ok(n);
             }
@@ -362,7 +358,14 @@ impl Flow {
                 None => Err(Errno::EAGAIN),
             }
         };
-        if peek { take(&mut self.inner.lock()) } else { self.step(stack, None, take) }
+        if peek {
+            return take(&mut self.inner.lock());
+        }
+        let r = self.step(stack, None, take);
+        for p in out {
+            let _ = stack.output(p);
+        }
+        r
     }
 
     /// No more bytes will be sent: those queued are, then FIN. `ENOTCONN`.
@@ -415,23 +418,32 @@ impl Flow {
     }
 }
 
-/// `len` zero bytes. `ENOBUFS`.
-fn zeroed(len: usize) -> Result<Vec<u8>> {
-    Ok(alloc::vec![0; len])
-}
-
 impl Stack {
-    /// A connection's buffer when nobody said how large: by how much of the limit is left.
+    /// A connection's receive buffer at its beginning when nobody said how large: by how much of the limit is left. Most of
+    /// it is left to the smallest, so that ten thousand idle connections fit where a few busy ones do.
     pub(crate) fn default_buffer(&self) -> usize {
-        let used = self.buffered.load(Ordering::Relaxed);
-        // Half of the limit is left to the smallest, so that ten thousand idle connections fit where a few busy ones do.
-        match used * 8 / self.limits.buffers.max(1) {
-            0 => 64 << 10,
-            1 => 32 << 10,
-            2 => 16 << 10,
-            3 => 8 << 10,
+        match self.pressure() {
+            0..2 => 32 << 10,
+            2..4 => 16 << 10,
+            4..6 => 8 << 10,
             _ => 4 << 10,
         }
+    }
+
+    /// How large a connection's buffers may grow now.
+    pub(crate) fn largest_buffer(&self) -> usize {
+        match self.pressure() {
+            0..2 => 1 << 20,
+            2..4 => 256 << 10,
+            4..8 => 64 << 10,
+            8..12 => 16 << 10,
+            _ => 8 << 10,
+        }
+    }
+
+    /// Sixteenths of the limit that are in use.
+    fn pressure(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed) * 16 / self.limits.buffers.max(1)
     }
 
     /// Bytes of connections' buffers now.

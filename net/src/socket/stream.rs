@@ -315,7 +315,9 @@ impl Socket for Stream {
             let mut at = 0;
             while at < bytes.len() {
                 // Another thread may have filled it meanwhile: bytes in hand wait whatever the flags say.
-                match wait(&flow.writable, false, None, || flow.send(&self.stack, &bytes[at..])) {
+                match wait(&flow.writable, false, None, || {
+                    flow.send_of(&self.stack, &bytes[at..], bytes.len() - at + source.remaining())
+                }) {
                     Ok(n) => at += n,
                     Err(e) if done + at > 0 => {
                         let _ = e;

@@ -2,7 +2,7 @@
 
 use super::{Faults, Pair, ip};
 use crate::flow::{Flow, State};
-use crate::listen::{Listener, first_number};
+use crate::listen::{Listener, first_number, seed_for};
 use crate::packet::{self, SYN, Tuple};
 use crate::ports::{Lease, Want};
 use crate::tcp::{KeepAlive, TcpOptions, bare};
@@ -30,6 +30,25 @@ fn connected(p: &Pair, options: &TcpOptions) -> (Arc<Flow>, Arc<Flow>) {
     p.stacks[1].tcp.remove_listener(&l);
     drop(lease);
     (c, s)
+}
+
+/// Sends `len` bytes from `a` to `b`, and leaves the connection open.
+fn transfer_open(p: &Pair, a: (&Stack, &Flow), b: (&Stack, &Flow), len: usize) {
+    let data: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+    let (mut sent, mut got) = (0, 0);
+    let mut buf = vec![0; 32 << 10];
+    let all = p.run_until(600, || {
+        while sent < len {
+            let Ok(n) = a.1.send_of(a.0, &data[sent..(sent + 32768).min(len)], (len - sent).min(65536)) else { break };
+            sent += n;
+        }
+        while let Ok(n) = b.1.recv(b.0, &mut buf, false) {
+            assert_eq!(buf[..n], data[got..got + n], "at {got}");
+            got += n;
+        }
+        got == len && a.1.status().unsent == 0
+    });
+    assert!(all, "{got} of {len}, {:?} {:?}", a.1.status(), b.1.status());
 }
 
 /// Sends `len` bytes from `a` to `b` and checks them; who gets an error says so.
@@ -90,7 +109,11 @@ fn first_numbers_are_those_of_smoltcp() {
         let p = Pair::new(seed, Faults::default());
         // The handshake succeeds only if the listener's answer had smoltcp's number.
         let _ = connected(&p, &TcpOptions::default());
-        let _ = first_number(seed);
+        let first = first_number(seed);
+        assert_eq!(first_number(seed_for(first)), first);
+    }
+    for first in [0, 1, 0x1234_5678, 0xffff_0000, u32::MAX] {
+        assert_eq!(first_number(seed_for(first)), first);
     }
 }
 
@@ -108,6 +131,31 @@ fn bytes_arrive_over_v4_and_v6_and_loopback() {
         transfer(&p, (&p.stacks[at], &c), (&p.stacks[s], &f), 200_000, 100).unwrap();
         l.close(&p.stacks[s]);
     }
+}
+
+#[test]
+fn rings_grow_with_what_goes_through_them() {
+    let p = Pair::new(21, Faults { delay_us: 200, ..Faults::default() });
+    let (c, s) = connected(&p, &TcpOptions::default());
+    assert!(c.status().capacity <= 4096 && c.memory() < 48 << 10);
+    // Both ways at once, so that nothing stands still for long.
+    for _ in 0..3 {
+        transfer_open(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), 1_000_000);
+        transfer_open(&p, (&p.stacks[1], &s), (&p.stacks[0], &c), 1_000_000);
+    }
+    for (f, stack) in [(&c, &p.stacks[0]), (&s, &p.stacks[1])] {
+        assert!(f.status().capacity >= 256 << 10 && f.memory() >= 512 << 10, "{} {}", f.status().capacity, f.memory());
+        assert_eq!(stack.buffered(), f.memory());
+    }
+    transfer(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), 300_000, 100).unwrap();
+    drop((c, s));
+    // Sizes that were asked for stay.
+    let options = TcpOptions { rcvbuf: Some(8192), sndbuf: Some(8192), ..TcpOptions::default() };
+    let (c, s) = connected(&p, &options);
+    let memory = c.memory();
+    transfer_open(&p, (&p.stacks[1], &s), (&p.stacks[0], &c), 300_000);
+    transfer_open(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), 300_000);
+    assert_eq!((c.status().capacity, c.memory()), (8192, memory));
 }
 
 #[test]

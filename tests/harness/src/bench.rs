@@ -37,7 +37,8 @@ echo \"memfree $(/bin/busybox awk '/^MemFree/ { print $2 }' /proc/meminfo) KiB\"
 for m in /lib/modules/*.ko; do [ ! -f $m ] || /bin/busybox insmod $m; done
 [ -c /dev/null ] || /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox mount -t tmpfs tmpfs /tmp
-/usr/lib/berth-tests/bench ROWS
+/bin/busybox ifconfig lo 127.0.0.1 up
+/usr/lib/berth-tests/bench ROWS && /usr/lib/berth-tests/netbench ROWS
 echo \"bench status $?\"
 exec /bin/busybox poweroff -f
 ";
@@ -71,6 +72,17 @@ struct Plan {
     berth_alone: bool,
 }
 
+impl Plan {
+    fn wants(&self, row: &str) -> bool {
+        self.only.is_empty() || self.only.split_whitespace().any(|w| row.contains(w))
+    }
+
+    /// Whether any of the hosting machine's rows is wanted; it is measured once, not in every run.
+    fn hosting(&self) -> bool {
+        crate::hosting::ROWS.iter().any(|r| self.wants(r))
+    }
+}
+
 /// Values of one row over the runs, and its unit.
 type Rows = BTreeMap<String, (Vec<f64>, String)>;
 
@@ -89,6 +101,13 @@ pub fn main(args: &[String]) -> Outcome<bool> {
                     measure(&plan, smp, true, part, &mut linux, &mut order)?;
                 }
                 measure(&plan, smp, false, part, &mut berth, &mut order)?;
+            }
+        }
+        if !plan.icount && plan.hosting() {
+            for (is_linux, rows) in [(true, &mut linux), (false, &mut berth)] {
+                if !(is_linux && plan.berth_alone) {
+                    hosting_rows(&plan, smp, is_linux, rows, &mut order)?;
+                }
             }
         }
         table(&mut report, &plan, smp, &order, &linux, &berth);
@@ -284,6 +303,23 @@ fn one_boot(vm: &mut Vm, mem: u32, rows: &mut Rows, order: &mut Vec<String>) -> 
         add("memory-not-free", f64::from(mem) - free / 1024.0, "MiB");
     }
     ended_well(vm)
+}
+
+/// One boot of the hosting machine.
+fn hosting_rows(plan: &Plan, smp: u32, linux: bool, rows: &mut Rows, order: &mut Vec<String>) -> Outcome {
+    let who = if linux { "Linux" } else { "Berth" };
+    eprintln!("bench: {smp} CPU(s), {who} hosting");
+    let dir = plan.paths.case_dir(&format!("hosting-{who}-{smp}"))?;
+    let config = config(plan, smp, linux, PathBuf::new());
+    Paths::need(&config.kernel, if linux { "linux" } else { "kernel" })?;
+    for (name, value, unit) in crate::hosting::measure(&plan.paths, config, linux, &dir, &|row| plan.wants(row))? {
+        if !order.contains(&name) {
+            order.push(name.clone());
+        }
+        rows.entry(name).or_insert_with(|| (vec![], unit.to_owned())).0.push(value);
+    }
+    let _ = std::fs::remove_dir_all(dir);
+    Ok(())
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod gate;
 mod gates;
+mod hosting;
 mod net;
 mod paths;
 mod shell;
