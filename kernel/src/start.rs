@@ -135,6 +135,7 @@ fn order_cpus(p: &Platform) {
         let _ = list.try_push(cpu.mpidr);
     }
     percpu::init(&list);
+    sync::readlist::set_readers(percpu::listed());
 }
 
 fn configure_log() {

@@ -6,6 +6,8 @@
 //! | [`IrqLock`] | interrupts are masked | anywhere |
 //! | [`Mutex`], [`RwLock`] | the holder may sleep | in threads that hold no spin lock |
 //!
+//! [`readlist`] has lists that are read without a lock.
+//!
 //! Every lock names its [`LockClass`]: a name and a rank. A thread takes locks in rising rank; taking one whose rank is
 //! not above all that the thread holds is a bug that builds with debug assertions report at once ([`order`]). Two locks of
 //! one class are taken together only through the `*_nested` calls, whose caller states the order that it keeps. The
@@ -23,6 +25,7 @@ extern crate alloc;
 pub mod mutex;
 pub mod once;
 pub mod order;
+pub mod readlist;
 pub mod rwlock;
 pub mod spin;
 pub mod wait;

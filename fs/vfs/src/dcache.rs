@@ -1,21 +1,25 @@
 //! The cache of names: (directory, name) to dentry, or to the knowledge that there is none.
 //!
-//! A fixed number of buckets, each under its own spin lock. An entry holds the full hash, the directory's identity and the
-//! name beside the dentry, so a look-up follows no pointer but the right entry's. Negative entries hold no dentry.
+//! A fixed number of buckets, each a list that is read without a lock ([`sync::readlist`]), so that CPUs which look up the
+//! same names write nothing that they share but the count of references to what they find. An entry holds the full hash,
+//! the directory's identity and the name beside the dentry, so a look-up follows no pointer but the right entry's. It never
+//! changes: what a name leads to changes by a new entry. Negative entries hold no dentry.
 //!
 //! The number of entries is bounded: beyond it each insertion moves a clock hand on over a few buckets and drops entries
 //! that were not used since its last visit and that nobody else refers to (a directory with cached children is referred to
-//! by them, so the cache is emptied from the leaves).
+//! by them, so the cache is emptied from the leaves). That nobody else refers to an entry's dentry must stay so until the
+//! entry is out, or one file would have two dentries: the entry is first *closed*, which makes look-ups behave as if there
+//! was none, then the look-ups under way are waited for, and then it is looked at again. A look-up that finds nothing asks
+//! again under the directory's lock ([`lookup_locked`]), which opens a closed entry.
 //!
-//! Insertions and removals for a directory happen under that directory's lock; look-ups need only the bucket's.
+//! Insertions and removals for a directory happen under that directory's lock and the bucket's.
 
 use crate::dentry::Dentry;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use arrayvec::ArrayVec;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use sync::{LockClass, Once, SpinLock, rank};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use sync::readlist::{NewNode, ReadList, ReadSection, Retired, read_section, synchronize};
+use sync::{LockClass, Once, rank};
 
 static CLASS: LockClass = LockClass::new("dcache bucket", rank::DCACHE);
 
@@ -32,16 +36,34 @@ struct Entry {
     parent: u64,
     name: Arc<[u8]>,
     dentry: Option<Arc<Dentry>>,
-    used: bool,
+    used: AtomicBool,
+    /// Not 0: it may be on its way out, by the sweep with this number. Written under the bucket's lock.
+    closed: AtomicU32,
 }
 
-type Bucket = SpinLock<Vec<Entry>>;
+impl Entry {
+    #[inline]
+    fn is(&self, hash: u64, parent: u64, name: &[u8]) -> bool {
+        self.hash == hash && self.parent == parent && *self.name == *name
+    }
+
+    fn cached(&self) -> Cached {
+        match &self.dentry {
+            Some(d) => Cached::Found(d.clone()),
+            None => Cached::Absent,
+        }
+    }
+}
+
+type Bucket = ReadList<Entry>;
 
 struct Cache {
     buckets: Box<[Bucket]>,
     seed: u64,
     count: AtomicUsize,
     hand: AtomicUsize,
+    /// The number of the last sweep.
+    sweep: AtomicU32,
 }
 
 static CACHE: Once<Cache> = Once::new();
@@ -56,13 +78,14 @@ fn cache() -> &'static Cache {
         if let Some(c) = CACHE.get() {
             return c;
         }
-        let buckets = (0..BUCKETS).map(|_| SpinLock::new(&CLASS, Vec::new())).collect();
+        let buckets = (0..BUCKETS).map(|_| ReadList::new(&CLASS)).collect();
         // A second one at the same time loses and is dropped; then the first is about to be ready.
         drop(CACHE.set(Cache {
             buckets,
             seed: platform::random_u64(),
             count: AtomicUsize::new(0),
             hand: AtomicUsize::new(0),
+            sweep: AtomicU32::new(0),
         }));
         platform::relax();
     }
@@ -128,14 +151,14 @@ pub(crate) enum Cached {
     Unknown,
 }
 
+/// There is no such name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absent;
+
 impl Cache {
     #[inline]
     fn bucket(&self, hash: u64) -> &Bucket {
         &self.buckets[(hash >> 40) as usize % BUCKETS]
-    }
-
-    fn find(list: &[Entry], hash: u64, parent: u64, name: &[u8]) -> Option<usize> {
-        list.iter().position(|e| e.hash == hash && e.parent == parent && *e.name == *name)
     }
 
     fn sweep(&self) {
@@ -147,70 +170,104 @@ impl Cache {
 
     /// Drops unused entries of one bucket; with `all`, also those used of late.
     fn sweep_bucket(&self, at: usize, all: bool) -> usize {
-        // No allocation: this is how memory is found when there is none. A bucket holds few entries.
-        let mut gone = ArrayVec::<Entry, GANG>::new();
-        let mut list = self.buckets[at].lock();
-        let mut i = 0;
-        while i < list.len() && !gone.is_full() {
-            let e = &mut list[i];
-            let free = e.dentry.as_ref().is_none_or(|d| Arc::strong_count(d) == 1 && !d.is_mountpoint());
-            if free && (all || !e.used) {
-                gone.push(list.swap_remove(i));
+        // No allocation: this is how memory is found when there is none.
+        let bucket = &self.buckets[at];
+        let unused = |e: &Entry| e.dentry.as_ref().is_none_or(|d| Arc::strong_count(d) == 1 && !d.is_mountpoint());
+        // Odd, so not 0.
+        let number = self.sweep.fetch_add(2, Ordering::Relaxed) | 1;
+        let mut closed = 0;
+        let list = bucket.write();
+        for e in list.values() {
+            if e.closed.load(Ordering::Relaxed) != 0 {
+                continue;
+            }
+            if closed < GANG && unused(e) && (all || !e.used.load(Ordering::Relaxed)) {
+                e.closed.store(number, Ordering::Relaxed);
+                closed += 1;
             } else {
-                e.used = false;
-                i += 1;
+                e.used.store(false, Ordering::Relaxed);
             }
         }
-        // Room for entries that may never come again is memory too.
-        let room = if list.is_empty() { core::mem::take(&mut *list) } else { Vec::new() };
         drop(list);
-        drop(room);
-        let count = gone.len();
+        if closed == 0 {
+            return 0;
+        }
+        // Whoever did not see the mark has its reference now.
+        synchronize();
+        let mut gone = Retired::new();
+        let mut list = bucket.write();
+        let count = list.remove(&mut gone, |e| {
+            let mine = e.closed.load(Ordering::Relaxed) == number;
+            let goes = mine && unused(e);
+            if mine && !goes {
+                e.closed.store(0, Ordering::Relaxed);
+            }
+            goes
+        });
+        drop(list);
         self.count.fetch_sub(count, Ordering::Relaxed);
         drop(gone);
         count
     }
 }
 
+/// What a section finds of `name` in the directory with identity `parent`: its dentry, `Err` if there is known to be none.
+/// `None`: nothing is known.
+#[inline]
+pub(crate) fn find<'a>(
+    section: &'a ReadSection,
+    parent: u64,
+    name: &[u8],
+    hashed: Hashed,
+) -> Option<Result<&'a Arc<Dentry>, Absent>> {
+    let bucket: &'static Bucket = cache().bucket(hashed.hash);
+    let e = bucket.iter(section).find(|e| e.is(hashed.hash, parent, name))?;
+    if e.closed.load(Ordering::Relaxed) != 0 {
+        return None;
+    }
+    if !e.used.load(Ordering::Relaxed) {
+        e.used.store(true, Ordering::Relaxed);
+    }
+    Some(e.dentry.as_ref().ok_or(Absent))
+}
+
 /// Looks `name` up in the directory with identity `parent`.
 #[inline]
 pub(crate) fn lookup(parent: u64, name: &[u8], hashed: Hashed) -> Cached {
-    let c = cache();
-    let mut list = c.bucket(hashed.hash).lock();
-    for e in list.iter_mut() {
-        if e.hash == hashed.hash && e.parent == parent && *e.name == *name {
-            if !e.used {
-                e.used = true;
-            }
-            return match &e.dentry {
-                Some(d) => Cached::Found(d.clone()),
-                None => Cached::Absent,
-            };
-        }
+    match find(&read_section(), parent, name, hashed) {
+        Some(Ok(d)) => Cached::Found(d.clone()),
+        Some(Err(Absent)) => Cached::Absent,
+        None => Cached::Unknown,
     }
-    Cached::Unknown
 }
 
-/// As [`lookup`], for a name alone.
-pub(crate) fn lookup_name(parent: u64, name: &[u8]) -> Cached {
-    lookup(parent, name, hash_component(parent, name))
+/// As [`lookup`], for a caller that holds the directory's lock and would make an entry if there was none.
+pub(crate) fn lookup_locked(parent: u64, name: &[u8]) -> Cached {
+    let c = cache();
+    let hash = hash_name(parent, name);
+    let list = c.bucket(hash).write();
+    let Some(e) = list.values().find(|e| e.is(hash, parent, name)) else { return Cached::Unknown };
+    e.closed.store(0, Ordering::Relaxed);
+    e.used.store(true, Ordering::Relaxed);
+    e.cached()
 }
 
 /// Notes that `name` in `parent` is `dentry` (or nothing). The caller holds the directory's lock.
 pub(crate) fn insert(parent: u64, name: Arc<[u8]>, dentry: Option<Arc<Dentry>>) {
     let c = cache();
     let hash = hash_name(parent, &name);
-    let mut list = c.bucket(hash).lock();
-    let old = match Cache::find(&list, hash, parent, &name) {
-        Some(i) => core::mem::replace(&mut list[i].dentry, dentry),
-        None => {
-            list.push(Entry { hash, parent, name, dentry, used: true });
-            c.count.fetch_add(1, Ordering::Relaxed);
-            None
-        }
-    };
+    let known = name.clone();
+    let (used, closed) = (AtomicBool::new(true), AtomicU32::new(0));
+    let node = NewNode::new(Entry { hash, parent, name, dentry, used, closed });
+    let mut old = Retired::new();
+    let mut list = c.bucket(hash).write();
+    // The new one first: a look-up finds one of them.
+    list.push(node);
+    let mut newest = true;
+    let removed = list.remove(&mut old, |e| e.is(hash, parent, &known) && !core::mem::take(&mut newest));
     drop(list);
     drop(old);
+    c.count.fetch_add(1usize.wrapping_sub(removed), Ordering::Relaxed);
     if c.count.load(Ordering::Relaxed) > LIMIT {
         c.sweep();
     }
@@ -220,18 +277,9 @@ pub(crate) fn insert(parent: u64, name: Arc<[u8]>, dentry: Option<Arc<Dentry>>) 
 pub(crate) fn purge(sb: u64) {
     let c = cache();
     for bucket in &c.buckets {
-        let mut gone = Vec::new();
-        let mut list = bucket.lock();
-        let mut i = 0;
-        while i < list.len() {
-            if list[i].dentry.as_ref().is_some_and(|d| d.sb == sb) {
-                gone.push(list.swap_remove(i));
-            } else {
-                i += 1;
-            }
-        }
-        drop(list);
-        c.count.fetch_sub(gone.len(), Ordering::Relaxed);
+        let mut gone = Retired::new();
+        let count = bucket.write().remove(&mut gone, |e| e.dentry.as_ref().is_some_and(|d| d.sb == sb));
+        c.count.fetch_sub(count, Ordering::Relaxed);
     }
 }
 

@@ -57,6 +57,13 @@ impl FsContext {
         (p.root.clone(), p.cwd.clone())
     }
 
+    /// Lets `f` look at root and working directory of one moment. It runs with preemption disabled and takes no lock.
+    #[inline]
+    pub(crate) fn with_places<R>(&self, f: impl FnOnce(&Path, &Path) -> R) -> R {
+        let p = self.places.lock();
+        f(&p.root, &p.cwd)
+    }
+
     /// Changes the root (`chroot`).
     pub fn set_root(&self, root: Path) {
         let mut p = self.places.lock();

@@ -1,8 +1,12 @@
 //! The path walk.
 //!
 //! A walk goes component by component from a starting directory. Each directory on the way must grant search permission;
-//! a cached name costs a hash, a bucket's lock and two counted references. Symbolic links are met by putting their text in
-//! front of what remains and going on (no recursion), at most [`MAX_LINKS`] times.
+//! a cached name costs a hash, a look-up without a lock and a counted reference. Symbolic links are met by putting their
+//! text in front of what remains and going on (no recursion), at most [`MAX_LINKS`] times.
+//!
+//! Most walks meet only cached names, no links and no mount points: [`walk_cached`] does those in one read section of the
+//! cache and counts references only to where they end, so that CPUs that walk the same paths do not write the same
+//! memory on the way. Whatever else it meets, it leaves the whole walk to the other.
 
 use crate::dcache::{self, Cached, Hashed};
 use crate::dentry::Dentry;
@@ -15,6 +19,7 @@ use abi::{Errno, Result};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use sync::readlist::read_section;
 
 /// How many symbolic links one walk follows before `ELOOP`.
 pub const MAX_LINKS: u32 = 40;
@@ -109,6 +114,9 @@ pub struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Resolves `path` from `at`.
     pub fn resolve(fs: &'a FsContext, cred: &Cred<'a>, at: At<'_>, path: &[u8], how: Lookup) -> Result<Path> {
+        if let Some(found) = walk_cached(fs, cred, at, path, how) {
+            return found;
+        }
         let mut w = Walk::start(fs, cred, at, path, how)?;
         if path.is_empty() {
             if !how.empty {
@@ -335,6 +343,54 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// [`Walk::resolve`] by the cache alone; `None` where that does not do.
+fn walk_cached(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], how: Lookup) -> Option<Result<Path>> {
+    if how.resolve != 0 || path.len() >= crate::PATH_MAX {
+        return None;
+    }
+    fs.with_places(|root, cwd| {
+        let start = match at {
+            _ if path.first() == Some(&b'/') => root,
+            At::Cwd => cwd,
+            At::Dir(dir) => dir,
+        };
+        let mut pos = skip_slashes(path, 0);
+        if pos == path.len() || start.dentry.is_mountpoint() {
+            return None;
+        }
+        let section = read_section();
+        let mut dir = &start.dentry;
+        loop {
+            if dir.kind() != FileType::Dir {
+                return None;
+            }
+            perm::check(cred, dir.inode().meta(), MAY_EXEC).ok()?;
+            let hashed = dcache::hash_component(dir.id(), &path[pos..]);
+            let end = pos + hashed.len;
+            let name = &path[pos..end];
+            if hashed.len > NAME_MAX || matches!(name, b"." | b"..") {
+                return None;
+            }
+            let next = skip_slashes(path, end);
+            let Ok(child) = dcache::find(&section, dir.id(), name, hashed)? else {
+                return Some(Err(Errno::ENOENT));
+            };
+            if child.is_mountpoint() || child.kind() == FileType::Symlink {
+                return None;
+            }
+            if next == path.len() {
+                let must_be_dir = next > end || how.directory;
+                if must_be_dir && child.kind() != FileType::Dir {
+                    return Some(Err(Errno::ENOTDIR));
+                }
+                return Some(Ok(Path { mount: start.mount.clone(), dentry: child.clone() }));
+            }
+            dir = child;
+            pos = next;
+        }
+    })
+}
+
 /// As [`Walk::child`], with the directory's lock held.
 #[cold]
 pub(crate) fn child_locked(dir: &Path, name: &[u8]) -> Result<Option<Arc<Dentry>>> {
@@ -343,7 +399,7 @@ pub(crate) fn child_locked(dir: &Path, name: &[u8]) -> Result<Option<Arc<Dentry>
         return Ok(None);
     }
     if sb.cached {
-        match dcache::lookup_name(dir.dentry.id(), name) {
+        match dcache::lookup_locked(dir.dentry.id(), name) {
             Cached::Found(d) => return Ok(Some(d)),
             Cached::Absent => return Ok(None),
             Cached::Unknown => {}
