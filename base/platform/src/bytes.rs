@@ -4,6 +4,7 @@
 //! kernel buffer, or a pipe. [`ReadSink`] is where read data goes, [`WriteSource`] where written data comes from.
 //! Both may sleep (user memory is demand-paged), so no spin lock may be held around a call.
 
+use crate::page::Page;
 use core::marker::PhantomData;
 
 /// A user address was not accessible: `EFAULT`.
@@ -144,6 +145,14 @@ pub trait ReadSink {
     /// `remaining()` means that the next byte faults; a fault at the first byte is the error. May sleep.
     fn put(&mut self, src: SharedBytes<'_>) -> Result<usize, Fault>;
 
+    /// Instead of `put`: gives the memory of the next bytes, at most `len`, to `take` (page, first byte in it, number of bytes),
+    /// for a device to fill; returns of how many bytes, which count as put. What it gives is in whole sectors of 512 bytes.
+    /// 0: not possible, use `put`. `take` does not sleep. May sleep.
+    fn lend(&mut self, len: usize, take: &mut dyn FnMut(Page, usize, usize)) -> usize {
+        let _ = (len, take);
+        0
+    }
+
     /// As `put`, with zeroes.
     fn put_zeroes(&mut self, len: usize) -> Result<usize, Fault> {
         static ZEROES: [u8; 512] = [0; 512];
@@ -172,6 +181,12 @@ pub trait WriteSource {
 
     /// Fills up to `remaining()` bytes of `dst`; returns how many. Short counts and faults as for [`ReadSink::put`].
     fn get(&mut self, dst: SharedBytesMut<'_>) -> Result<usize, Fault>;
+
+    /// Instead of `get`: gives the memory of the next bytes to `take`, for a device to read. As [`ReadSink::lend`].
+    fn lend(&mut self, len: usize, take: &mut dyn FnMut(Page, usize, usize)) -> usize {
+        let _ = (len, take);
+        0
+    }
 }
 
 /// A [`ReadSink`] over a kernel buffer.

@@ -1,12 +1,12 @@
-//! Bytes between a device and a caller, through pages that belong to the call: what a block special file does without a
-//! page cache.
+//! Bytes between a device and a caller: what a block special file does without a page cache. Whole sectors go from and to the
+//! caller's own memory where it lends that ([`ReadSink::lend`]), everything else through pages that belong to the call.
 
 use crate::device::BlockDevice;
 use crate::io::{BOUNCE_BYTES, Batch, bounce, cover, submit};
-use crate::request::{Op, Segments};
+use crate::request::{Op, Segment, Segments};
 use crate::{SECTOR_SHIFT, SECTOR_SIZE};
 use abi::{Errno, Result};
-use platform::{ReadSink, WriteSource};
+use platform::{PAGE_SIZE, Page, ReadSink, WriteSource};
 
 /// Reads from byte `offset` on until `sink` is full, the device ends, or an error: how many bytes came (an error only if none).
 /// May sleep.
@@ -16,10 +16,12 @@ pub fn read_to(device: &dyn BlockDevice, offset: u64, sink: &mut dyn ReadSink) -
     while sink.remaining() > 0 && offset + (done as u64) < end {
         let at = offset + done as u64;
         let n = sink.remaining().min(BOUNCE_BYTES).min(usize::try_from(end - at).unwrap_or(usize::MAX));
-        match read_piece(device, at, n, sink) {
+        let lent = transfer_lent(device, Op::Read, at, n, |len, take| sink.lend(len, take));
+        match lent.and_then(|lent| if lent > 0 { Ok(lent) } else { read_piece(device, at, n, sink) }) {
             Ok(m) => {
                 done += m;
-                if m < n {
+                // A fault, or memory that is lent only so far: the next round tells which.
+                if m == 0 {
                     break;
                 }
             }
@@ -28,6 +30,33 @@ pub fn read_to(device: &dyn BlockDevice, offset: u64, sink: &mut dyn ReadSink) -
         }
     }
     Ok(done)
+}
+
+/// Moves up to `len` bytes at byte `at` of the device from or to what `lend` gives; 0 if it gives nothing.
+fn transfer_lent(
+    device: &dyn BlockDevice,
+    op: Op,
+    at: u64,
+    len: usize,
+    lend: impl FnOnce(usize, &mut dyn FnMut(Page, usize, usize)) -> usize,
+) -> Result<usize> {
+    if device.geometry().logical_block as usize > SECTOR_SIZE
+        || len < SECTOR_SIZE
+        || !at.is_multiple_of(SECTOR_SIZE as u64)
+    {
+        return Ok(0);
+    }
+    let mut segments = Segments::new();
+    segments.try_reserve(len / PAGE_SIZE + 2).map_err(|_| Errno::ENOMEM)?;
+    let lent = lend(len, &mut |page, offset, len| {
+        segments.push(Segment { page, offset: offset as u32, len: len as u32 });
+    });
+    if lent > 0 {
+        let batch = Batch::new();
+        submit(device, op, at >> SECTOR_SHIFT, segments, &batch);
+        batch.wait()?;
+    }
+    Ok(lent)
 }
 
 fn read_piece(device: &dyn BlockDevice, at: u64, n: usize, sink: &mut dyn ReadSink) -> Result<usize> {
@@ -65,10 +94,11 @@ pub fn write_from(device: &dyn BlockDevice, offset: u64, source: &mut dyn WriteS
             return if done == 0 { Err(Errno::ENOSPC) } else { Ok(done) };
         }
         let n = source.remaining().min(BOUNCE_BYTES).min(usize::try_from(end - at).unwrap_or(usize::MAX));
-        match write_piece(device, at, n, source, fua) {
+        let lent = transfer_lent(device, Op::Write { fua }, at, n, |len, take| source.lend(len, take));
+        match lent.and_then(|lent| if lent > 0 { Ok(lent) } else { write_piece(device, at, n, source, fua) }) {
             Ok(m) => {
                 done += m;
-                if m < n {
+                if m == 0 {
                     break;
                 }
             }

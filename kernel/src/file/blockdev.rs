@@ -6,8 +6,8 @@
 //! everything on the device, and a check after the unmount sees what the file system wrote. (While both are in use
 //! at once, the special file may show old content: so it is on Linux for data, and nobody should write there.)
 //!
-//! With `O_DIRECT` a transfer goes to the device at once, through pages of the call's own; the cache's pages of the range are
-//! written before and dropped after.
+//! With `O_DIRECT` a transfer goes to the device at once, from or to the caller's own pages where they can be lent
+//! (`mm/pin.rs`), else through pages of the call's own; the cache's pages of the range are written before and dropped after.
 //!
 //! Not done: mapping a device into memory (`ENODEV`), and exclusive opening (`O_EXCL`) of a device that is mounted.
 
@@ -138,6 +138,12 @@ impl WriteSource for Limited<'_> {
         let got = self.source.get(dst.prefix(self.left))?;
         self.left -= got;
         Ok(got)
+    }
+
+    fn lend(&mut self, len: usize, take: &mut dyn FnMut(Page, usize, usize)) -> usize {
+        let lent = self.source.lend(len.min(self.left), take);
+        self.left -= lent;
+        lent
     }
 }
 

@@ -1,10 +1,14 @@
 //! The user's end of reads and writes: one buffer, or a vector of them (readv(2)).
 
+use crate::arch::trap::Access;
 use crate::arch::uaccess::{self, UserAddr};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
 use platform::bytes::Fault;
-use platform::{ReadSink, SharedBytes, SharedBytesMut, WriteSource};
+use platform::{Page, ReadSink, SharedBytes, SharedBytesMut, WriteSource};
+
+/// What devices transfer at least.
+const SECTOR: usize = 512;
 
 /// The most that one call moves (Linux: MAX_RW_COUNT).
 pub const MAX_RW: usize = 0x7fff_f000;
@@ -51,6 +55,29 @@ impl ReadSink for UserSink {
         self.left -= done;
         if done == 0 && n > 0 { Err(Fault) } else { Ok(done) }
     }
+
+    fn lend(&mut self, len: usize, take: &mut dyn FnMut(Page, usize, usize)) -> usize {
+        let done = lend(self.at, len.min(self.left), true, take);
+        self.at = self.at.offset(done as u64);
+        self.left -= done;
+        done
+    }
+}
+
+/// Lends the pages of a user buffer ([`ReadSink::lend`]); with `fill`, makes those that are not there yet.
+fn lend(at: UserAddr, len: usize, fill: bool, take: &mut dyn FnMut(Page, usize, usize)) -> usize {
+    let len = len & !(SECTOR - 1);
+    let Some(space) = crate::mm::current().filter(|_| at.0 as usize & (SECTOR - 1) == 0) else { return 0 };
+    let (mut done, mut touched) = (0, false);
+    loop {
+        let n = space.lend(at.0 as usize + done, len - done, take);
+        done += n;
+        // A page that was touched and is not lent is not of the kind that can be.
+        if done == len || !fill || n == 0 && touched || space.fault(at.0 as usize + done, Access::Write).is_err() {
+            return done;
+        }
+        touched = true;
+    }
 }
 
 /// One user buffer that a write takes from.
@@ -83,6 +110,13 @@ impl WriteSource for UserSource {
         self.at = self.at.offset(done as u64);
         self.left -= done;
         if done == 0 && n > 0 { Err(Fault) } else { Ok(done) }
+    }
+
+    fn lend(&mut self, len: usize, take: &mut dyn FnMut(Page, usize, usize)) -> usize {
+        let done = lend(self.at, len.min(self.left), false, take);
+        self.at = self.at.offset(done as u64);
+        self.left -= done;
+        done
     }
 }
 

@@ -28,6 +28,7 @@ pub mod map;
 pub mod membarrier;
 pub mod object;
 pub mod oom;
+mod pin;
 pub mod reclaim;
 mod rmap;
 pub mod space;
