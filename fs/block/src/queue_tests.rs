@@ -260,3 +260,35 @@ proptest! {
         prop_assert!(queue.hardware().disk.to_image() == model);
     }
 }
+
+#[test]
+fn only_a_flush_behind_a_write_reaches_the_hardware() {
+    let queue = fake(Geometry::simple(256), 4);
+    let batch = Batch::new();
+    let flushes = |ends: usize| {
+        queue.submit(Request::flush(batch.add(), 0));
+        let started = queue.hardware().inside.lock().unwrap().iter().filter(|t| t.op == Op::Flush).count();
+        (0..ends).for_each(|_| assert!(end_one(&queue, 0)));
+        started
+    };
+    // What the medium had before is not known to be durable.
+    assert_eq!(flushes(1), 1);
+    assert_eq!(flushes(0), 0);
+    queue.submit(Request::write(0, data(8, 1), false, batch.add(), 0));
+    // The write has not ended when the flush comes: the flush need not cover it, and the next must.
+    assert_eq!(flushes(1), 0);
+    assert_eq!(flushes(1), 1);
+    assert_eq!(flushes(0), 0);
+    // A write that ends while a flush is under way is not covered.
+    queue.submit(Request::write(0, data(8, 2), false, batch.add(), 0));
+    assert!(end_one(&queue, 0));
+    queue.submit(Request::write(0, data(8, 3), false, batch.add(), 0));
+    queue.submit(Request::flush(batch.add(), 0));
+    assert!(end_one(&queue, 0));
+    assert!(end_one(&queue, 0));
+    queue.submit(Request::flush(batch.add(), 0));
+    assert!(end_one(&queue, 0));
+    queue.submit(Request::flush(batch.add(), 0));
+    assert!(!end_one(&queue, 0));
+    batch.wait().unwrap();
+}

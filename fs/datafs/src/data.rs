@@ -155,45 +155,31 @@ impl DataInode {
         end.done();
     }
 
-    /// Where the blocks `from..to` go; picks blocks for holes.
-    fn plan_writes(&self, from: u64, to: u64) -> Result<Vec<Piece>> {
+    /// Where the blocks `from..to` go, behind what is in `out`; picks blocks for holes.
+    fn plan_writes(&self, from: u64, to: u64, out: &mut Vec<Piece>) -> Result<()> {
         let core = self.core.read();
-        let mut out: Vec<Piece> = Vec::new();
         let mut at = from;
-        let result = loop {
-            if at >= to {
-                break Ok(());
-            }
-            let m = match self.owner().lookup(&core, at) {
-                Ok(m) => m,
-                Err(e) => break Err(e),
-            };
+        while at < to {
+            let m = self.owner().lookup(&core, at)?;
             let len = m.len.min(to - at);
             let piece = match m.at {
                 Some((start, written)) => {
                     Piece { block: at, len, start, state: if written { State::Written } else { State::Unwritten } }
                 }
-                None if !core.has_extents() => break Err(Errno::EOPNOTSUPP),
+                None if !core.has_extents() => return Err(Errno::EOPNOTSUPP),
                 None => {
                     let goal = match out.last() {
                         Some(p) => p.start + p.len,
                         None => self.goal(&core, at),
                     };
-                    match self.vol.pick(goal, len as u32) {
-                        Ok((start, n)) => Piece { block: at, len: u64::from(n), start, state: State::Fresh },
-                        Err(e) => break Err(e),
-                    }
+                    let (start, n) = self.vol.pick(goal, len as u32)?;
+                    Piece { block: at, len: u64::from(n), start, state: State::Fresh }
                 }
             };
             at += piece.len;
             out.push(piece);
-        };
-        drop(core);
-        if let Err(e) = result {
-            self.unpick(&out);
-            return Err(e);
         }
-        Ok(out)
+        Ok(())
     }
 
     fn unpick(&self, pieces: &[Piece]) {
@@ -255,28 +241,85 @@ impl DataInode {
         Ok(())
     }
 
-    /// Writes the pages of a run and maps them.
-    fn write_run(&self, run: &WriteRun) -> Result<()> {
+    /// Writes the pages of the runs, all at the same time, and maps them. On an error none is mapped that was not before.
+    fn write_all(&self, runs: &[WriteRun]) -> Result<()> {
         self.vol.writable()?;
         let size = self.size();
-        let end_bytes = (run.offset() + run.byte_len()).min(size);
-        if end_bytes <= run.offset() {
+        let (mut pieces, mut ends, mut last) = (Vec::new(), Vec::with_capacity(runs.len()), 0);
+        for run in runs {
+            let end = (run.offset() + run.byte_len()).min(size);
+            if end > run.offset() {
+                let (from, to) = (run.offset() >> self.bits(), end.div_ceil(1 << self.bits()));
+                if let Err(e) = self.plan_writes(from, to, &mut pieces) {
+                    self.unpick(&pieces);
+                    return Err(e);
+                }
+                last = last.max(end);
+            }
+            ends.push(pieces.len());
+        }
+        if pieces.is_empty() {
             return Ok(());
         }
-        let (from, to) = (run.offset() >> self.bits(), end_bytes.div_ceil(1 << self.bits()));
-        let pieces = self.plan_writes(from, to)?;
         let batch = block::Batch::new();
-        for p in &pieces {
-            let (a, b) = (p.block << self.bits(), (p.block + p.len) << self.bits());
-            let segments = segments(|i| run.page(i), run.offset(), a, b);
-            let sector = p.start << (self.bits() - 9);
-            self.vol.device.submit(Request::write(sector, segments, false, batch.add(), 0));
+        let mut requests = Vec::with_capacity(pieces.len());
+        let mut first = 0;
+        for (run, end) in runs.iter().zip(ends) {
+            for p in &pieces[first..end] {
+                let (a, b) = (p.block << self.bits(), (p.block + p.len) << self.bits());
+                let segments = segments(|i| run.page(i), run.offset(), a, b);
+                let sector = p.start << (self.bits() - 9);
+                requests.push(Request::write(sector, segments, false, batch.add(), 0));
+            }
+            first = end;
         }
+        self.vol.device.submit_batch(&mut requests);
         if let Err(e) = batch.wait() {
             self.unpick(&pieces);
             return Err(e);
         }
-        self.map_pieces(&pieces, end_bytes)
+        self.map_pieces(&pieces, last)
+    }
+
+    /// Writes runs and ends them, trying as often as it takes to have the memory for it; their promises end too.
+    fn write_patiently(&self, runs: &[WriteRun]) {
+        let promised: i64 = runs.iter().map(|r| self.take_promises(r.first(), r.len() as u64)).sum();
+        let mut result = self.write_all(runs);
+        // Without memory for the metadata the content would be lost, and nobody asked for it to be written just now.
+        for _ in 0..NO_MEMORY_TRIES {
+            if result != Err(Errno::ENOMEM) {
+                break;
+            }
+            let deadline_ns = Some(platform::monotonic_ns() + NO_MEMORY_NAP_NS);
+            platform::park(platform::ParkOptions { interruptible: false, deadline_ns });
+            result = self.write_all(runs);
+        }
+        // One by one, what can be written is, and each error is its own run's.
+        if result.is_err() && runs.len() > 1 {
+            for run in runs {
+                self.end_run(run, self.write_all(core::slice::from_ref(run)));
+            }
+        }
+        self.vol.release_promise(promised);
+        for run in runs {
+            self.end_run(run, result);
+        }
+    }
+
+    /// Ends a run, unless it has ended.
+    fn end_run(&self, run: &WriteRun, result: Result<()>) {
+        if run.is_finished() {
+            return;
+        }
+        run.finish(result);
+        if let Err(e) = result {
+            self.vol.options.log(&format!(
+                "datafs: inode {}: {} pages from {} on were not written: {e:?}",
+                self.ino,
+                run.len(),
+                run.first()
+            ));
+        }
     }
 
     /// Takes back the promises of `count` pages from `first` on; returns how many blocks they were for.
@@ -330,27 +373,11 @@ impl Backing for DataInode {
     }
 
     fn write_pages(&self, run: WriteRun) {
-        let promised = self.take_promises(run.first(), run.len() as u64);
-        let mut result = self.write_run(&run);
-        // Without memory for the metadata the content would be lost, and nobody asked for it to be written just now.
-        for _ in 0..NO_MEMORY_TRIES {
-            if result != Err(Errno::ENOMEM) {
-                break;
-            }
-            let deadline_ns = Some(platform::monotonic_ns() + NO_MEMORY_NAP_NS);
-            platform::park(platform::ParkOptions { interruptible: false, deadline_ns });
-            result = self.write_run(&run);
-        }
-        self.vol.release_promise(promised);
-        if let Err(e) = result {
-            self.vol.options.log(&format!(
-                "datafs: inode {}: {} pages from {} on were not written: {e:?}",
-                self.ino,
-                run.len(),
-                run.first()
-            ));
-        }
-        run.finish(result);
+        self.write_patiently(&[run]);
+    }
+
+    fn write_runs(&self, runs: Vec<WriteRun>) {
+        self.write_patiently(&runs);
     }
 
     fn prepare_dirty(&self, index: u64, _mapped: bool) -> Result<()> {

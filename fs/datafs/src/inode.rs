@@ -81,6 +81,8 @@ pub struct DataInode {
     pub(crate) linkable: AtomicBool,
     /// The last transaction that changed it.
     pub(crate) tid: AtomicU64,
+    /// The same for what fdatasync needs: all but times.
+    pub(crate) content_tid: AtomicU64,
     /// Its blocks are freed already.
     pub(crate) gone: AtomicBool,
 }
@@ -176,6 +178,7 @@ impl Volume {
                 linkable: AtomicBool::new(false),
                 // Who changed it before it was dropped from memory is not known: at the latest this one.
                 tid: AtomicU64::new(self.store.journal.last_tid()),
+                content_tid: AtomicU64::new(self.store.journal.last_tid()),
                 gone: AtomicBool::new(false),
             }
         }))
@@ -227,6 +230,13 @@ impl DataInode {
 
     /// Stores the core in the inode table.
     pub(crate) fn store(&self, tx: &Tx, core: &Core) -> Result<()> {
+        self.store_times(tx, core)?;
+        self.content_tid.store(tx.tid(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The same where only times have changed since it was last stored.
+    fn store_times(&self, tx: &Tx, core: &Core) -> Result<()> {
         let (block, at) = self.vol.inode_place(self.ino)?;
         let buf = self.vol.store.read(block)?;
         let (seed, csum) = (self.seed, self.vol.geo.metadata_csum());
@@ -284,7 +294,7 @@ impl DataInode {
         if !self.lazy.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let done = self.vol.transact(4, |tx| self.change(tx, |_| ()));
+        let done = self.vol.transact(4, |tx| self.store_times(tx, &self.core.write()));
         if done.is_err() {
             self.lazy.store(true, Ordering::Release);
         }

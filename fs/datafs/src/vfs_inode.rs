@@ -53,9 +53,12 @@ impl DataInode {
         if let Some(c) = &self.cache {
             c.sync()?;
         }
-        let _ = data_only;
         if self.vol.writable().is_err() {
             return Ok(());
+        }
+        if data_only {
+            // Times may wait: content that was overwritten in place needs no transaction.
+            return self.vol.store.commit(self.content_tid.load(Ordering::Relaxed));
         }
         self.flush()?;
         self.vol.store.commit(self.tid.load(Ordering::Relaxed))

@@ -73,6 +73,7 @@ pub use run::{MAX_RUN, ReadRun, WriteRun};
 pub use vfs::{Advice, ErrSeq};
 
 use abi::Result;
+use alloc::vec::Vec;
 
 /// Bytes in a page.
 pub(crate) const PAGE: u64 = platform::PAGE_SIZE as u64;
@@ -88,6 +89,14 @@ pub trait Backing: Send + Sync {
     /// them was promised by `prepare_dirty`. May wait for a transaction to start. Called by write-back threads, fsync and
     /// throttled writers; never by reclaim.
     fn write_pages(&self, run: WriteRun);
+
+    /// [`Backing::write_pages`] for several runs of rising, disjoint places: where dirty pages lie scattered, a file system
+    /// writes them all at the same time.
+    fn write_runs(&self, runs: Vec<WriteRun>) {
+        for run in runs {
+            self.write_pages(run);
+        }
+    }
 
     /// Before the clean page `index` becomes dirty: promise the space that writing it may take. An earlier promise for the page
     /// may still be open: it is being written, or another writer is about to make it dirty. Each is ended by itself. Errors (`ENOSPC`, `EIO`,

@@ -76,6 +76,11 @@ macro_rules! run_type {
                     }
                 }
             }
+
+            /// Whether it has ended.
+            pub fn is_finished(&self) -> bool {
+                self.finished.load(Ordering::Acquire)
+            }
         }
 
         impl Drop for $Run {

@@ -1,16 +1,30 @@
 //! Handing dirty pages to the file system, and waiting for them.
 
-use crate::PAGE;
 use crate::file::FileCache;
 use crate::index::Tag;
 use crate::page::{CachePage, DIRTY, WRITEBACK};
 use crate::run::{MAX_RUN, WriteRun};
+use crate::{Backing, PAGE};
 use abi::Result;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use vfs::rmap::{self, Change};
+
+/// Pages and runs that are handed to the file system at once, at most: 4 MiB, or what fills a disk's queue.
+const MAX_TAKEN: usize = 4 * MAX_RUN;
+const MAX_RUNS: usize = 256;
+
+/// Scattered pages make short runs: only long ones grow.
+const RUN_ROOM: usize = 4;
+
+/// Runs that are under write-back and not handed over yet.
+#[derive(Default)]
+struct Taken {
+    runs: Vec<Vec<Arc<CachePage>>>,
+    pages: usize,
+}
 
 /// What a look for dirty pages found.
 enum Claim {
@@ -24,7 +38,7 @@ enum Claim {
 impl FileCache {
     /// Takes the next stretch of dirty pages in `pages`.
     fn claim(&self, pages: Range<u64>) -> Claim {
-        let mut run = Vec::with_capacity(MAX_RUN);
+        let mut run = Vec::with_capacity(RUN_ROOM);
         let mut index = self.index().lock();
         let mut at = match index.next(pages.clone(), Tag::Dirty) {
             Some(p) if p.has(WRITEBACK) => return Claim::Busy(p.clone()),
@@ -56,26 +70,50 @@ impl FileCache {
         let Ok(host) = self.host() else { return 0 };
         let mut at = pages.start;
         let mut done = 0;
+        let mut taken = Taken::default();
         while at < pages.end && done < budget {
             match self.claim(at..pages.end) {
                 Claim::Nothing => break,
                 Claim::Busy(page) if wait => {
+                    // Never while holding pages that somebody may wait for.
+                    self.hand_over(&*host, &mut taken);
                     page.wait_writeback();
                     at = page.index();
                 }
                 Claim::Busy(page) => at = page.index() + 1,
                 Claim::Run(run) => {
-                    let (first, last) = (run.first().map_or(at, |p| p.index()), run.last().map_or(at, |p| p.index()));
-                    if self.mapped_writable.load(Ordering::SeqCst) {
-                        rmap::change(self.identity(), first..last + 1, Change::Protect);
-                    }
-                    at = last + 1;
+                    at = run.last().map_or(at, |p| p.index()) + 1;
                     done += run.len();
-                    host.write_pages(WriteRun::new(run, self.size()));
+                    taken.pages += run.len();
+                    taken.runs.push(run);
+                    if taken.pages >= MAX_TAKEN || taken.runs.len() >= MAX_RUNS {
+                        self.hand_over(&*host, &mut taken);
+                    }
                 }
             }
         }
+        self.hand_over(&*host, &mut taken);
         done
+    }
+
+    /// Lets the file system write what was taken.
+    fn hand_over(&self, host: &dyn Backing, taken: &mut Taken) {
+        let Taken { mut runs, .. } = core::mem::take(taken);
+        let first = runs.first().and_then(|r| r.first()).map(|p| p.index());
+        let (Some(first), Some(last)) = (first, runs.last().and_then(|r| r.last()).map(|p| p.index())) else { return };
+        if self.mapped_writable.load(Ordering::SeqCst) {
+            // One walk and one invalidation for all; a page between them that is dirty or clean only faults once more.
+            rmap::change(self.identity(), first..last + 1, Change::Protect);
+        }
+        let size = self.size();
+        match runs.pop() {
+            Some(run) if runs.is_empty() => host.write_pages(WriteRun::new(run, size)),
+            Some(run) => {
+                runs.push(run);
+                host.write_runs(runs.into_iter().map(|r| WriteRun::new(r, size)).collect());
+            }
+            None => {}
+        }
     }
 
     /// Waits until no page in `pages` is being written that was so when this was called.
