@@ -332,21 +332,21 @@ int main(int argc, char **argv) {
         double (*f)(void);
     } rows[] = {
         {"fs-write-256M", "MB/s", 3, seq_write},
-        {"fs-read-256M-cold", "MB/s", 3, seq_read_cold},
-        {"fs-read-256M-warm", "MB/s", 3, read_all},
-        {"fs-random-read-4k", "/s", 3, random_read},
+        {"fs-read-256M-cold", "MB/s", 5, seq_read_cold},
+        {"fs-read-256M-warm", "MB/s", 12, read_all},
+        {"fs-random-read-4k", "/s", 6, random_read},
         {"fs-random-write-4k", "/s", 3, random_write},
         {"fs-random-mmap-write", "/s", 3, map_write},
         {"fs-append+fsync-1", "/s", 4, append_1},
         {"fs-append+fsync-8", "/s", 4, append_8},
         {"fs-create", "/s", 0, NULL},
         {"fs-find-cold", "files/s", 3, find_cold},
-        {"fs-find-warm", "files/s", 3, find_warm},
+        {"fs-find-warm", "files/s", 10, find_warm},
         {"fs-tar-cold", "files/s", 3, tar_cold},
-        {"fs-tar-warm", "files/s", 3, tar_warm},
+        {"fs-tar-warm", "files/s", 10, tar_warm},
         {"sqlite-delete", "/s", 3, sqlite_delete},
         {"sqlite-wal", "/s", 3, sqlite_wal},
-        {"sqlite-bulk", "/s", 3, sqlite_bulk},
+        {"sqlite-bulk", "/s", 5, sqlite_bulk},
         {"sqlite-mixed", "/s", 3, sqlite_mixed},
     };
     if (argc < 2 || chdir(argv[1])) die("usage: fsbench DIR [ROW...]");

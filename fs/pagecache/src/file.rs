@@ -121,17 +121,10 @@ impl FileCache {
         self.index.lock().get(index).cloned()
     }
 
-    /// Up to [`GANG`] consecutive pages from `index` on that are up to date.
+    /// Up to [`GANG`] consecutive pages from `index` on that are up to date; fewer at the end of a leaf of the index.
     fn gang(&self, index: u64, count: usize) -> ArrayVec<Arc<CachePage>, GANG> {
-        let mut found = ArrayVec::new();
         let map = self.index.lock();
-        for i in index..index + count.min(GANG) as u64 {
-            match map.get(i) {
-                Some(p) if p.has(UPTODATE) => found.push(p.clone()),
-                _ => break,
-            }
-        }
-        found
+        map.stretch(index, count.min(GANG)).take_while(|p| p.has(UPTODATE)).cloned().collect()
     }
 
     /// Reads from `offset` until `sink` is full or the file ends; for [`vfs::Inode::read_at`]. A fault or an error after

@@ -62,6 +62,13 @@ impl Index {
         self.leaves.get(&leaf)?.slots[slot].as_ref()
     }
 
+    /// The pages at `index` and behind it, `count` at most, up to the first vacant place or the end of a leaf.
+    pub(crate) fn stretch(&self, index: u64, count: usize) -> impl Iterator<Item = &Arc<CachePage>> {
+        let (leaf, slot) = split(index);
+        let slots = self.leaves.get(&leaf).map_or(&[][..], |l| &l.slots[slot..]);
+        slots.iter().take(count).map_while(Option::as_ref)
+    }
+
     /// Puts `page` at its place, which is vacant.
     pub(crate) fn insert(&mut self, page: Arc<CachePage>) {
         let (leaf, slot) = split(page.index());
