@@ -20,6 +20,7 @@
 //! | one connection | [`flow::Flow`] | flow (545) |
 //! | datagram endpoints by port; each one's queue | [`udp::Udp`]; [`udp::Endpoint`] | udp bucket (550); endpoint queue (555) |
 //! | packets on their way through loopback | [`Stack`], 16 lanes | lane (570) |
+//! | buffers kept for their next use | `pool`, 8 lanes | net buffers (598): packets may be dropped under a device's lock |
 //! | deadlines | [`timers::Timers`], 16 buckets | net timers (575) |
 //! | unix sockets and their names | [`unix`] | unix names (505), unix socket (510) |
 //! | a socket's options and what it has become | [`socket`] | socket (500) |
@@ -49,6 +50,7 @@ pub mod neigh;
 pub mod netlink;
 mod output;
 pub mod packet;
+mod pool;
 pub mod ports;
 pub mod raw;
 mod reassembly;

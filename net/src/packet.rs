@@ -3,11 +3,13 @@
 //! Headers that arrive are foreign bytes: every parser returns `None` for what is truncated or contradicts itself, and
 //! no length taken from a packet is used before it was compared with what is there.
 
-use alloc::vec::Vec;
+use crate::pool::Buffer;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Room before the IP header for Ethernet's header and a device's own.
 pub const HEADROOM: usize = 32;
+/// Headers end before this in what [`Packet::unset`] gives.
+const HEADERS: usize = HEADROOM + 40 + 60;
 /// IP protocol numbers.
 pub const ICMP: u8 = 1;
 /// TCP.
@@ -20,7 +22,7 @@ pub const ICMPV6: u8 = 58;
 /// A packet that is to be sent: bytes with room in front of them.
 #[derive(Clone, Debug, Default)]
 pub struct Packet {
-    buf: Vec<u8>,
+    buf: Buffer,
     start: usize,
     /// The device is to put the checksum of everything from the first offset at the second after it (offsets from the
     /// packet's first byte); the pseudo header's sum is already there.
@@ -30,7 +32,18 @@ pub struct Packet {
 impl Packet {
     /// `len` zero bytes with [`HEADROOM`] before them.
     pub fn new(len: usize) -> Packet {
-        Packet { buf: alloc::vec![0; HEADROOM + len], start: HEADROOM, csum: None }
+        let mut buf = Buffer::new(HEADROOM + len);
+        buf.fill(0);
+        Packet { buf, start: HEADROOM, csum: None }
+    }
+
+    /// As [`Packet::new`], for who writes all of the payload: there is anything in those bytes.
+    pub(crate) fn unset(len: usize) -> Packet {
+        let mut buf = Buffer::new(HEADROOM + len);
+        // What a header leaves out must not be another's bytes.
+        let headers = buf.len().min(HEADERS);
+        buf[..headers].fill(0);
+        Packet { buf, start: HEADROOM, csum: None }
     }
 
     /// A copy of `bytes`.

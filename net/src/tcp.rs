@@ -39,6 +39,8 @@ pub struct KeepAlive {
 pub struct TcpOptions {
     /// `TCP_NODELAY`.
     pub nodelay: bool,
+    /// `TCP_CORK`.
+    pub cork: bool,
     /// `TCP_QUICKACK`.
     pub quickack: bool,
     /// `SO_KEEPALIVE` with its times.

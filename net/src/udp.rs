@@ -7,6 +7,7 @@ use crate::Stack;
 use crate::config::NetIf;
 use crate::input::Arrival;
 use crate::packet::{self, Tuple, be16, put16};
+use crate::socket::ready;
 use abi::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -131,6 +132,12 @@ impl Queue {
     /// Whether an error is pending.
     pub fn has_error(&self) -> bool {
         self.inner.lock().error.is_some()
+    }
+
+    /// poll(2)'s bits for what is in it ([`ready`]).
+    pub fn ready(&self) -> u32 {
+        let data = if self.is_empty() { 0 } else { ready::IN };
+        data | if self.has_error() { ready::ERR } else { 0 }
     }
 }
 

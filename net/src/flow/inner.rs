@@ -58,6 +58,9 @@ pub(super) struct Inner {
     pub(super) filled: u32,
     /// Nothing is taken for sending until the ring is empty.
     pub(super) draining: bool,
+    /// Bytes held back (`cork`), and since when.
+    pub(super) held: Vec<u8>,
+    pub(super) held_since: Option<u64>,
     pub(super) hop: Option<(u64, Hop)>,
     pub(super) gone: bool,
 }
@@ -82,13 +85,13 @@ impl Inner {
 
     pub(super) fn status(&mut self) -> Status {
         let error = self.error.is_some();
-        let (deaf, draining) = (self.deaf, self.draining);
+        let (deaf, draining, held) = (self.deaf, self.draining, self.held.len());
         let s = self.socket();
         let (readable, state) = (s.recv_queue(), s.state());
         let waits = draining && s.send_queue() > 0;
-        let room = if s.may_send() && !waits { s.send_capacity() - s.send_queue() } else { 0 };
+        let room = if s.may_send() && !waits { s.send_capacity().saturating_sub(s.send_queue() + held) } else { 0 };
         let ended = readable == 0 && (deaf || peer_finished(state));
-        Status { state, readable, room, unsent: s.send_queue(), ended, error, capacity: s.send_capacity() }
+        Status { state, readable, room, unsent: s.send_queue() + held, ended, error, capacity: s.send_capacity() }
     }
 
     /// Lets smoltcp take a segment and send what it has.

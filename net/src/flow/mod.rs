@@ -12,6 +12,7 @@
 //! Rings have the size that the owner asked for (`SO_RCVBUF`, `SO_SNDBUF`), else they are small at first and grow with what
 //! goes through them ([`resize`]), as far as the stack's limit has room. A connection in TIME_WAIT that nobody holds is a record of a few words without rings.
 
+mod cork;
 mod inner;
 mod port;
 mod resize;
@@ -98,6 +99,8 @@ impl Status {
 impl Flow {
     /// A new connection, closed yet. `ENOBUFS`: the stack's limit is reached.
     fn new(stack: &Stack, tuple: Tuple, options: &TcpOptions, mtu: usize, seed: u64, rcv: usize) -> Result<Arc<Flow>> {
+        // A packet with its headroom fits a kept buffer.
+        let mtu = mtu.min(crate::pool::SIZE - crate::packet::HEADROOM);
         let snd = options.sndbuf.unwrap_or(FIRST_SNDBUF);
         let bytes = rcv + snd + core::mem::size_of::<Flow>() + 512;
         let charged = Charge { stack: stack.me.clone(), bytes: AtomicUsize::new(0) };
@@ -124,6 +127,8 @@ impl Flow {
             taken: 0,
             filled: 0,
             draining: false,
+            held: Vec::new(),
+            held_since: None,
             probing: false,
             hop: None,
             gone: false,
@@ -200,6 +205,7 @@ impl Flow {
         let mut inner = self.inner.lock();
         let before = inner.status();
         let r = act(&mut inner);
+        let corked = inner.uncork_late(now);
         inner.poll(rx, now, &mut out);
         if let Some(rx) = rx {
             inner.after_segment(before.state, rx, now);
@@ -218,6 +224,7 @@ impl Flow {
         {
             deadline = Some(deadline.map_or(at, |d: u64| d.min(at)));
         }
+        deadline = [deadline, corked].into_iter().flatten().min();
         let hop = if out.is_empty() { None } else { self.hop(stack, &mut inner) };
         let mtu = inner.mtu;
         drop(inner);
@@ -309,11 +316,13 @@ impl Flow {
 
     /// Sends bytes; how many fitted. `EAGAIN`, `EPIPE`, or the pending error.
     pub fn send(&self, stack: &Stack, data: &[u8]) -> Result<usize> {
-        self.send_of(stack, data, data.len())
+        self.send_of(stack, data, data.len(), false)
     }
 
-    /// As [`Flow::send`]; `whole` says how many bytes the owner has in all, these included.
-    pub fn send_of(&self, stack: &Stack, data: &[u8], whole: usize) -> Result<usize> {
+    /// As [`Flow::send`]; `whole` says how many bytes the owner has in all, these included, and `more` that others follow soon
+    /// (`MSG_MORE`).
+    pub fn send_of(&self, stack: &Stack, data: &[u8], whole: usize, more: bool) -> Result<usize> {
+        let now = stack.env.now_ns();
         self.step(stack, None, |inner| {
             if let Some(e) = inner.error.take() {
                 return Err(e);
@@ -327,12 +336,13 @@ impl Flow {
             if inner.draining {
                 return Err(Errno::EAGAIN);
             }
-            let sent = inner.socket().send_slice(data);
+            let hold = more || inner.options.cork;
+            let sent = inner.put(data, hold, now);
             self.note_full(stack, inner);
             match sent {
-                Ok(0) if !data.is_empty() => Err(Errno::EAGAIN),
-                Ok(n) => Ok(n),
-                Err(_) => Err(Errno::EPIPE),
+                Some(0) if !data.is_empty() => Err(Errno::EAGAIN),
+                Some(n) => Ok(n),
+                None => Err(Errno::EPIPE),
             }
         })
     }
@@ -373,6 +383,7 @@ impl Flow {
         self.step(stack, None, |inner| match inner.socket().state() {
             State::SynSent | State::Closed | State::Listen => Err(Errno::ENOTCONN),
             _ => {
+                inner.uncork();
                 inner.socket().close();
                 Ok(())
             }
@@ -393,6 +404,7 @@ impl Flow {
             if reset || inner.socket().recv_queue() > 0 {
                 inner.socket().abort();
             } else {
+                inner.uncork();
                 inner.socket().close();
             }
         });
@@ -402,6 +414,9 @@ impl Flow {
     pub fn set_options(&self, stack: &Stack, options: &TcpOptions) {
         self.step(stack, None, |inner| {
             inner.options = options.clone();
+            if !options.cork {
+                inner.uncork();
+            }
             let (nagle, quick) = (!options.nodelay, options.quickack);
             let s = inner.socket();
             s.set_nagle_enabled(nagle);

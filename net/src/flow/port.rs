@@ -21,7 +21,8 @@ impl RxToken for Rx<'_> {
 }
 impl TxToken for Tx<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut p = Packet::new(len);
+        // smoltcp writes all of the payload.
+        let mut p = Packet::unset(len);
         let r = f(p.bytes_mut());
         self.0.push(p);
         r

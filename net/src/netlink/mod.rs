@@ -223,14 +223,7 @@ impl Socket for Netlink {
     }
 
     fn ready(&self) -> u32 {
-        let mut now = ready::OUT;
-        if !self.queue.is_empty() {
-            now |= ready::IN;
-        }
-        if self.queue.has_error() {
-            now |= ready::ERR;
-        }
-        now
+        ready::OUT | self.queue.ready()
     }
 
     fn queues(&self) -> [Arc<WaitQueue>; 2] {

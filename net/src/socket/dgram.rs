@@ -1,7 +1,7 @@
 //! Sockets of datagrams: UDP, ICMP echo, raw IP, and frames.
 
 use super::options::level;
-use super::{Caller, Common, RecvMsg, SendMsg, SockAddr, Socket, family, give, kind, msg, ready, take, wait};
+use super::{CLASS, Caller, Common, RecvMsg, SendMsg, SockAddr, Socket, family, give, kind, msg, ready, take, wait};
 use crate::Stack;
 use crate::config::Hop;
 use crate::packet::{self, ICMP, ICMPV6, Packet, UDP, put16};
@@ -13,9 +13,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use platform::{ReadSink, WriteSource};
-use sync::{LockClass, SpinLock, WaitQueue};
+use sync::{SpinLock, WaitQueue};
 
-static CLASS: LockClass = LockClass::new("socket", 500);
 const DEFAULT_BUFFER: usize = 212_992;
 
 enum Place {
@@ -510,13 +509,7 @@ impl Socket for Datagrams {
             now |= ready::HUP;
         }
         drop(inner);
-        if !self.queue.is_empty() {
-            now |= ready::IN;
-        }
-        if self.queue.has_error() {
-            now |= ready::ERR;
-        }
-        now
+        now | self.queue.ready()
     }
 
     fn queues(&self) -> [Arc<WaitQueue>; 2] {

@@ -154,6 +154,9 @@ pub trait Socket: Any + Send + Sync {
     fn close(&self, who: &Caller);
 }
 
+/// The lock of a socket's options and of what it has become.
+pub(crate) static CLASS: sync::LockClass = sync::LockClass::new("socket", 500);
+
 /// poll(2)'s bits.
 pub mod ready {
     /// `POLLIN | POLLRDNORM`
@@ -229,8 +232,15 @@ pub(crate) fn take(source: &mut dyn WriteSource, most: usize) -> Result<Vec<u8>>
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| Errno::ENOBUFS)?;
     bytes.resize(len, 0);
+    let done = take_into(source, &mut bytes)?;
+    bytes.truncate(done);
+    Ok(bytes)
+}
+
+/// Fills `bytes` from `source`; how many there were. `EFAULT`.
+pub(crate) fn take_into(source: &mut dyn WriteSource, bytes: &mut [u8]) -> Result<usize> {
     let mut done = 0;
-    while done < len {
+    while done < bytes.len() {
         match source.get((&mut bytes[done..]).into()) {
             Ok(0) => break,
             Ok(n) => done += n,
@@ -238,8 +248,7 @@ pub(crate) fn take(source: &mut dyn WriteSource, most: usize) -> Result<Vec<u8>>
             Err(_) => break,
         }
     }
-    bytes.truncate(done);
-    Ok(bytes)
+    Ok(done)
 }
 
 /// Gives bytes to `sink`; how many it took. `EFAULT`.

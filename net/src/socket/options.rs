@@ -23,6 +23,8 @@ pub mod msg {
     pub const WAITALL: u32 = 0x100;
     /// `MSG_ERRQUEUE`
     pub const ERRQUEUE: u32 = 0x2000;
+    /// `MSG_MORE`
+    pub const MORE: u32 = 0x8000;
     /// `MSG_NOSIGNAL`
     pub const NOSIGNAL: u32 = 0x4000;
     /// `MSG_WAITFORONE`
@@ -220,6 +222,8 @@ impl Common {
             (level::IP, 8) | (level::IPV6, 49) => self.pktinfo = on,
             (level::IP, 12) | (level::IPV6, 51) => self.recv_ttl = on,
             (level::IPV6, 8) => self.recv_ttl_old = on,
+            // IP_RECVERR, IPV6_RECVERR: there are no error queues (`docs/limits.md`).
+            (level::IP, 11) | (level::IPV6, 25) if on => return Err(Errno::ENOPROTOOPT),
             (level::IP, 10 | 11 | 13 | 15 | 24 | 32 | 33 | 34 | 49) => self.remember(level, name, n),
             (level::IPV6, 17 | 18 | 19 | 23 | 24 | 25 | 66 | 70 | 78) => self.remember(level, name, n),
             (level::IPV6, 26) => self.v6only = on,
@@ -289,7 +293,8 @@ impl Common {
     /// What a connection is told.
     pub fn tcp(&self) -> TcpOptions {
         TcpOptions {
-            nodelay: self.nodelay && !self.cork,
+            nodelay: self.nodelay,
+            cork: self.cork,
             quickack: self.quickack,
             keepalive: self.keepalive.then_some(self.times),
             user_timeout: self.user_timeout,

@@ -1,11 +1,14 @@
 //! TCP sockets.
 
 use super::options::level;
-use super::{Caller, Common, RecvMsg, SendMsg, SockAddr, Socket, family, give, kind, msg, ready, take, wait};
+use super::{
+    CLASS, Caller, Common, RecvMsg, SendMsg, SockAddr, Socket, family, give, kind, msg, ready, take_into, wait,
+};
 use crate::Stack;
 use crate::flow::{Flow, State, Status};
 use crate::listen::Listener;
 use crate::packet::TCP;
+use crate::pool::Buffer;
 use crate::ports::{Lease, Want};
 use crate::tcp::TcpOptions;
 use abi::{Errno, Result};
@@ -13,11 +16,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use platform::{ReadSink, WriteSource};
-use sync::{LockClass, SpinLock, WaitQueue};
+use sync::{SpinLock, WaitQueue};
 
-static CLASS: LockClass = LockClass::new("socket", 500);
 /// How much is copied from or to a program at a time.
-const CHUNK: usize = 32 << 10;
+const CHUNK: usize = crate::pool::SIZE;
 
 enum Role {
     Idle,
@@ -287,6 +289,8 @@ impl Socket for Stream {
         if source.remaining() == 0 {
             return Ok(0);
         }
+        let more = message.flags & msg::MORE != 0;
+        let mut buf = Buffer::new(source.remaining().min(CHUNK));
         loop {
             // Bytes are taken only when there is room: what was taken cannot be given back.
             let room = || {
@@ -308,15 +312,16 @@ impl Socket for Stream {
                 Ok(r) => r,
                 Err(e) => return stop(e),
             };
-            let bytes = match take(source, room.clamp(1, CHUNK)) {
-                Ok(b) => b,
+            let most = room.min(buf.len()).max(1);
+            let bytes = match take_into(source, &mut buf[..most]) {
+                Ok(n) => &buf[..n],
                 Err(e) => return stop(e),
             };
             let mut at = 0;
             while at < bytes.len() {
                 // Another thread may have filled it meanwhile: bytes in hand wait whatever the flags say.
                 match wait(&flow.writable, false, None, || {
-                    flow.send_of(&self.stack, &bytes[at..], bytes.len() - at + source.remaining())
+                    flow.send_of(&self.stack, &bytes[at..], bytes.len() - at + source.remaining(), more)
                 }) {
                     Ok(n) => at += n,
                     Err(e) if done + at > 0 => {
@@ -346,12 +351,11 @@ impl Socket for Stream {
         let peek = message.flags & msg::PEEK != 0;
         let discard = message.flags & msg::TRUNC != 0;
         let mut done = 0;
-        let mut buf = Vec::new();
+        let mut buf = Buffer::default();
         while sink.remaining() > 0 {
             let want = sink.remaining().min(CHUNK);
             if buf.len() < want {
-                buf.try_reserve_exact(want - buf.len()).map_err(|_| Errno::ENOBUFS)?;
-                buf.resize(want, 0);
+                buf = Buffer::new(want);
             }
             let more = done == 0 || (message.flags & msg::WAITALL != 0 && !peek);
             let r = wait(&flow.readable, nonblock || !more, timeout, || flow.recv(&self.stack, &mut buf[..want], peek));

@@ -39,7 +39,9 @@ fn transfer_open(p: &Pair, a: (&Stack, &Flow), b: (&Stack, &Flow), len: usize) {
     let mut buf = vec![0; 32 << 10];
     let all = p.run_until(600, || {
         while sent < len {
-            let Ok(n) = a.1.send_of(a.0, &data[sent..(sent + 32768).min(len)], (len - sent).min(65536)) else { break };
+            let Ok(n) = a.1.send_of(a.0, &data[sent..(sent + 32768).min(len)], (len - sent).min(65536), false) else {
+                break;
+            };
             sent += n;
         }
         while let Ok(n) = b.1.recv(b.0, &mut buf, false) {
@@ -156,6 +158,45 @@ fn rings_grow_with_what_goes_through_them() {
     transfer_open(&p, (&p.stacks[1], &s), (&p.stacks[0], &c), 300_000);
     transfer_open(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), 300_000);
     assert_eq!((c.status().capacity, c.memory()), (8192, memory));
+}
+
+#[test]
+fn a_cork_holds_partial_segments_back() {
+    let p = Pair::new(22, Faults { delay_us: 100, ..Faults::default() });
+    let cork = TcpOptions { cork: true, nodelay: true, ..TcpOptions::default() };
+    let (c, s) = connected(&p, &cork);
+    let got = || s.status().readable;
+    let send = |n: usize, more| assert_eq!(c.send_of(&p.stacks[0], &[3; 3000][..n], n, more), Ok(n));
+    send(100, false);
+    p.run(100);
+    assert_eq!((got(), c.status().unsent), (0, 100));
+    // Not longer than 200 ms.
+    p.run(110);
+    assert_eq!(got(), 100);
+    // Whole segments go.
+    send(2000, false);
+    p.run(50);
+    assert_eq!(got(), 1560);
+    // Pulled.
+    c.set_options(&p.stacks[0], &TcpOptions { nodelay: true, ..TcpOptions::default() });
+    p.run(10);
+    assert_eq!(got(), 2100);
+    send(10, true);
+    p.run(10);
+    assert_eq!(got(), 2100);
+    send(10, false);
+    p.run(10);
+    assert_eq!(got(), 2120);
+    send(10, true);
+    c.shutdown_write(&p.stacks[0]).unwrap();
+    p.run(10);
+    assert_eq!(got(), 2130);
+    // A ring smaller than a segment does not wait for one.
+    let (l, _lease) = listen(&p.stacks[0], "127.0.0.1", 81, 8);
+    let c = p.stacks[0].connect(None, (ip("127.0.0.1"), 81), &cork).unwrap();
+    p.run(10);
+    let s = l.accept().unwrap();
+    transfer(&p, (&p.stacks[0], &c), (&p.stacks[0], &s), 300_000, 10).unwrap();
 }
 
 #[test]

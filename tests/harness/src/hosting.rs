@@ -20,7 +20,7 @@ use crate::web::curl;
 /// How long a row's load lasts.
 const LOAD: Duration = Duration::from_millis(800);
 /// For a hang, not a measure.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(3);
 const BOOT: Duration = Duration::from_secs(120);
 
 /// The modules first, where there are such; then the machine's own first process.
@@ -294,8 +294,9 @@ fn load(
             n += 1;
             match asked {
                 Ok(s) => stream = keep.then_some(s),
-                // The emulator drops connections now and then when many begin at once: such a one has no answer to count.
-                Err(e) if e.what == "harness.io" && !keep => continue,
+                // The emulator loses connections now and then when many begin at once: such a one has no answer to count.
+                Err(e) if e.what == "harness.io" && keep => break,
+                Err(e) if e.what == "harness.io" => continue,
                 Err(e) => return Err(e),
             }
             if begun.load(Ordering::Relaxed) && !over.load(Ordering::Relaxed) {
