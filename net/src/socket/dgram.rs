@@ -418,7 +418,7 @@ impl Socket for Datagrams {
             return Err(Errno::ENETUNREACH);
         }
         if self.is_udp() {
-            let ttl = common.ttl.unwrap_or(if to.0.is_multicast() { 1 } else { 64 });
+            let ttl = if to.0.is_multicast() { common.multicast_ttl } else { common.ttl.unwrap_or(64) };
             self.stack.udp_send(&hop, (from, port), to, &bytes, ttl)?;
         } else {
             self.send_raw(&hop, from, to.0, &bytes, &common)?;

@@ -86,6 +86,8 @@ pub struct Common {
     pub user_timeout: Option<u64>,
     /// `IPV6_V6ONLY`
     pub v6only: bool,
+    /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`
+    pub multicast_ttl: u8,
     /// `IP_TTL`, `IPV6_UNICAST_HOPS`
     pub ttl: Option<u8>,
     /// `IP_TOS`
@@ -121,6 +123,7 @@ impl Default for Common {
             times: KeepAlive { idle: 7200 * SEC, interval: 75 * SEC, count: 9 },
             nodelay: false,
             cork: false,
+            multicast_ttl: 1,
             quickack: false,
             user_timeout: None,
             v6only: false,
@@ -224,9 +227,16 @@ impl Common {
             (level::IPV6, 8) => self.recv_ttl_old = on,
             // IP_RECVERR, IPV6_RECVERR: there are no error queues (`docs/limits.md`).
             (level::IP, 11) | (level::IPV6, 25) if on => return Err(Errno::ENOPROTOOPT),
-            (level::IP, 10 | 11 | 13 | 15 | 24 | 32 | 33 | 34 | 49) => self.remember(level, name, n),
-            (level::IPV6, 17 | 18 | 19 | 23 | 24 | 25 | 66 | 70 | 78) => self.remember(level, name, n),
+            (level::IP, 10 | 11 | 13 | 15 | 24 | 32 | 34 | 49) => self.remember(level, name, n),
+            (level::IPV6, 17 | 19 | 23 | 24 | 25 | 66 | 70 | 78) => self.remember(level, name, n),
             (level::IPV6, 26) => self.v6only = on,
+            (level::IP, 33) | (level::IPV6, 18) => {
+                self.multicast_ttl = match n {
+                    u32::MAX => 1,
+                    0..=255 => n as u8,
+                    _ => return Err(Errno::EINVAL),
+                }
+            }
             (level::TCP, 1) => self.nodelay = on,
             (level::TCP, 3) => self.cork = on,
             (level::TCP, 4) if (1..=32767).contains(&n) => self.times.idle = u64::from(n) * SEC,
@@ -271,6 +281,7 @@ impl Common {
             (level::IP, 8) | (level::IPV6, 49) => self.pktinfo.into(),
             (level::IP, 12) | (level::IPV6, 51) => self.recv_ttl.into(),
             (level::IPV6, 26) => self.v6only.into(),
+            (level::IP, 33) | (level::IPV6, 18) => self.multicast_ttl.into(),
             (level::TCP, 1) => self.nodelay.into(),
             (level::TCP, 3) => self.cork.into(),
             (level::TCP, 4) => (self.times.idle / SEC) as u32,
@@ -280,8 +291,8 @@ impl Common {
             (level::TCP, 18) => (self.user_timeout.unwrap_or(0) / 1_000_000) as u32,
             (level::TCP, 2) => 1460,
             (level::SOCKET, 1 | 5 | 10 | 11 | 12 | 14 | 34 | 36 | 40 | 43..=49 | 60)
-            | (level::IP, 10 | 11 | 13 | 15 | 24 | 32 | 33 | 34 | 49)
-            | (level::IPV6, 17 | 18 | 19 | 23 | 24 | 25 | 66 | 70 | 78)
+            | (level::IP, 10 | 11 | 13 | 15 | 24 | 32 | 34 | 49)
+            | (level::IPV6, 17 | 19 | 23 | 24 | 25 | 66 | 70 | 78)
             | (level::TCP, 7 | 8 | 9 | 10 | 23 | 25 | 30) => {
                 self.other.iter().find(|o| o.0 == (level, name)).map_or(0, |o| o.1)
             }

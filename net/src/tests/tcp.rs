@@ -390,6 +390,21 @@ proptest! {
         }
     }
 
+    /// Whatever is lost, doubled or late around the moments when the rings are replaced.
+    #[test]
+    fn rings_grow_on_a_bad_link(
+        seed: u64, loss in 0u64..30, duplicate in 0u64..50, reorder in 0u64..100, delay_us in 0u64..2000,
+    ) {
+        let p = Pair::new(seed, Faults::default());
+        let (c, s) = connected(&p, &TcpOptions::default());
+        *p.world.faults.lock().unwrap() = Faults { loss, duplicate, reorder, delay_us, ..Faults::default() };
+        for _ in 0..4 {
+            transfer_open(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), 150_000);
+            transfer_open(&p, (&p.stacks[1], &s), (&p.stacks[0], &c), 150_000);
+        }
+        prop_assert!(c.memory() > 128 << 10 && s.memory() > 128 << 10, "{} {}", c.memory(), s.memory());
+    }
+
     #[test]
     fn handshakes_survive_a_bad_link(seed: u64, loss in 0u64..300, reorder in 0u64..300, duplicate in 0u64..300) {
         let p = Pair::new(seed, Faults { loss, reorder, duplicate, delay_us: 1000, ..Faults::default() });
