@@ -41,7 +41,7 @@ export MUSL_INCLUDE MUSL_LIB KERNEL_HEADERS BERTH_SOURCES BERTH_CACHE BERTH_RUST
 CARGO_ := scripts/cargo
 boot_initrd := $(if $(INITRD),$(INITRD),$(BUILD)/initrd.cpio.gz)
 
-.PHONY: help setup kernel kernels initrd userland harness run run-linux linux test host-test crash-soak lint fmt bench clean distclean FORCE
+.PHONY: help setup kernel kernels initrd userland harness run run-linux linux test host-test crash-soak lint fmt bench screenshot clean distclean FORCE
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,7 @@ help:
 #:   make host-test    the tests that need no machine
 #:   make crash-soak   the crash matrix of the file system with a million cuts (minutes to an hour; SEED=n repeats)
 #:   make bench        the same programs on Berth and on Debian's Linux, as ratios (BENCHFLAGS=…)
+#:   make screenshot   the application in a browser (needs Debian's chromium): build/screenshot*.png
 #:   make kernel       build/kernel.img, an arm64 Image (PROFILE=…)
 #:   make initrd       build/initrd.cpio.gz, the initial root with busybox and the test programs
 #:   make userland     build/userland, Berth's own programs (Rust, static musl)
@@ -141,6 +142,9 @@ crash-soak: setup
 
 bench: kernel initrd linux harness
 	@scripts/cargo run --release -q -p harness -- bench $(BENCHFLAGS)
+
+screenshot: kernel initrd harness
+	@scripts/cargo run --release -q -p harness -- screenshot "$(BUILD)"
 
 clean:
 	rm -rf target $(BUILD)/kernel* $(BUILD)/initrd* $(BUILD)/root $(BUILD)/tests $(BUILD)/setup.stamp

@@ -410,7 +410,7 @@ fn deadline(timeout: UserAddr, absolute: bool, realtime: bool) -> Result<Option<
     if !absolute {
         return Ok(Some(platform::monotonic_ns().saturating_add(ns)));
     }
-    Ok(Some(if realtime { ns.saturating_sub_signed(crate::platform_impl::realtime_offset()) } else { ns }))
+    Ok(Some(if realtime { ns.saturating_sub_signed(crate::clock::offset()) } else { ns }))
 }
 
 /// The system call: uaddr, op, val, timeout or val2, uaddr2, val3.

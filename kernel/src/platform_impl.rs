@@ -4,23 +4,8 @@ use crate::arch::{self, context, percpu};
 use crate::mm::frames::hooks as pages;
 use crate::task::Thread;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicI64, Ordering};
+use core::sync::atomic::Ordering;
 use platform::{ParkOptions, Wake};
-
-/// What to add to the monotonic clock for CLOCK_REALTIME, in nanoseconds.
-static REALTIME_OFFSET: AtomicI64 = AtomicI64::new(0);
-
-/// Sets the wall clock.
-pub fn set_realtime(ns: u64) {
-    let offset = ns as i64 - arch::time::now_ns() as i64;
-    REALTIME_OFFSET.store(offset, Ordering::Relaxed);
-    crate::mm::vdso::set_realtime_offset(offset);
-}
-
-/// CLOCK_REALTIME minus CLOCK_MONOTONIC.
-pub fn realtime_offset() -> i64 {
-    REALTIME_OFFSET.load(Ordering::Relaxed)
-}
 
 #[unsafe(export_name = "__berth_preempt_disable")]
 fn preempt_disable() {
@@ -75,7 +60,7 @@ fn monotonic_ns() -> u64 {
 
 #[unsafe(export_name = "__berth_realtime_ns")]
 fn realtime_ns() -> u64 {
-    arch::time::now_ns().wrapping_add_signed(REALTIME_OFFSET.load(Ordering::Relaxed))
+    crate::clock::realtime_ns()
 }
 
 #[unsafe(export_name = "__berth_random_u64")]

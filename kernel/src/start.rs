@@ -185,7 +185,7 @@ fn set_wall_clock(p: &Platform) {
     if let Some(base) = crate::mm::ioremap(rtc.region.base, rtc.region.size as usize) {
         // SAFETY: just mapped, for ever.
         let seconds = unsafe { pl031::read_seconds(base) };
-        crate::platform_impl::set_realtime(seconds as u64 * 1_000_000_000);
+        crate::clock::set(seconds as u64 * 1_000_000_000);
     }
 }
 

@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/timex.h>
 
 #ifndef SYS_pidfd_send_signal
 #define SYS_pidfd_send_signal 424
@@ -30,6 +31,64 @@ static sigset_t set_of(int a, int b) {
 static int ready(int fd, int events) {
     struct pollfd p = {.fd = fd, .events = events};
     return poll(&p, 1, 0) == 1 ? p.revents : 0;
+}
+
+// ---- the wall clock --------------------------------------------------------------------------------------------------
+static int64_t clock_ns(int clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+// A correction bends the clock; it never jumps, and in the end it is as far as was asked.
+TEST(adjtimex_bends_the_clock_without_a_jump) {
+    struct timex t = {0};
+    CHECK(adjtimex(&t) >= 0 && t.tick == 10000 && t.time.tv_sec == time(NULL));
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        // 200 microseconds take 0.4 s at 500 millionths.
+        int64_t began = clock_ns(CLOCK_MONOTONIC), offset = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC), left;
+        struct timeval by = {.tv_sec = sign < 0 ? -1 : 0, .tv_usec = sign < 0 ? 999800 : 200}, old;
+        MUST(adjtime(&by, NULL));
+        int64_t last = clock_ns(CLOCK_REALTIME);
+        int back = 0;
+        do {
+            for (int n = 0; n < 1000; n++) {
+                int64_t now = clock_ns(CLOCK_REALTIME);
+                back += now < last;
+                last = now;
+            }
+            MUST(adjtime(NULL, &old));
+            left = old.tv_sec * 1000000ll + old.tv_usec;
+        } while (left && clock_ns(CLOCK_MONOTONIC) - began < 60000000000ll);
+        CHECK(left == 0 && back == 0);
+        CHECK(clock_ns(CLOCK_MONOTONIC) - began >= 390000000);
+        // Two clocks cannot be read at once: the smallest of several differences is closest.
+        int64_t best = 1ll << 62;
+        for (int n = 0; n < 2000; n++) {
+            int64_t a = clock_ns(CLOCK_MONOTONIC), r = clock_ns(CLOCK_REALTIME), b = clock_ns(CLOCK_MONOTONIC);
+            if (b - a < 20000) best = llabs(r - a - offset - sign * 200000) < best ? llabs(r - a - offset - sign * 200000) : best;
+        }
+        CHECK(best < 100000);
+    }
+}
+TEST(adjtimex_refuses_what_is_wrong) {
+    struct timex t = {.modes = ADJ_TICK, .tick = 20000};
+    CHECK_ERR(adjtimex(&t), EINVAL);
+    t = (struct timex){.modes = ADJ_SETOFFSET, .time.tv_usec = 1000000};
+    CHECK_ERR(adjtimex(&t), EINVAL);
+    t = (struct timex){0};
+    CHECK_ERR(clock_adjtime(CLOCK_MONOTONIC, &t), EOPNOTSUPP);
+    CHECK_ERR(syscall(SYS_adjtimex, 8), EFAULT);
+    pid_t child = fork();
+    if (!child) {
+        if (setuid(1000)) _exit(1);
+        t = (struct timex){.modes = ADJ_OFFSET_SINGLESHOT, .offset = 1};
+        if (adjtimex(&t) != -1 || errno != EPERM) _exit(2);
+        t = (struct timex){0};
+        _exit(adjtimex(&t) < 0 ? 3 : 0);
+    }
+    int status;
+    MUST(waitpid(child, &status, 0));
+    CHECK(status == 0);
 }
 
 // ---- signalfd -------------------------------------------------------------------------------------------------------
@@ -311,4 +370,5 @@ TEST(inotify_wakes_sleepers) {
 }
 
 MAIN(T(inotify_tells_of_files), T(inotify_wakes_sleepers), T(signalfd_takes_what_is_blocked), T(signalfd_wakes_sleepers), T(pidfd_tells_of_the_end),
-     T(pidfd_signals_and_descriptors), T(clone_gives_a_pidfd))
+     T(pidfd_signals_and_descriptors), T(clone_gives_a_pidfd), T(adjtimex_bends_the_clock_without_a_jump),
+     T(adjtimex_refuses_what_is_wrong))

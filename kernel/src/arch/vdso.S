@@ -1,6 +1,6 @@
 // The vDSO: an ELF shared object of one page, written out by hand since it is smaller than the rules to build it would be.
 // The page before it (read-only too) holds what the clocks need: counter at boot, nanoseconds per tick times 2^32, and
-// the wall clock's offset in nanoseconds. Names and version are those that C libraries look for on AArch64 (vdso(7)).
+// the line of the wall clock (clock.rs): sequence count, base, since, slew, span, rate. Names and version are those that C libraries look for on AArch64 (vdso(7)).
 
     .pushsection .rodata.vdso, "a"
     .balign 4096
@@ -81,6 +81,31 @@ vdso_start:
     extr    x2, x5, x6, #32
     .endm
 
+    // From nanoseconds since boot to the wall clock, in x2; x9 is the data page. Clobbers x3-x7, x10, x11.
+    .macro  wall
+77: ldr     x3, [x9, #16]
+    tbnz    x3, #0, 77b
+    dmb     ishld
+    ldp     x4, x5, [x9, #24]               // base, since
+    ldp     x6, x7, [x9, #40]               // slew, span
+    ldr     x10, [x9, #56]                  // rate
+    dmb     ishld
+    ldr     x11, [x9, #16]
+    cmp     x11, x3
+    b.ne    77b
+    subs    x5, x2, x5
+    csel    x5, x5, xzr, hs
+    cmp     x5, x7
+    csel    x7, x5, x7, lo
+    mul     x7, x7, x6
+    add     x2, x2, x4
+    add     x2, x2, x7, asr #32
+    mul     x6, x5, x10
+    smulh   x7, x5, x10
+    extr    x7, x7, x6, #32
+    add     x2, x2, x7
+    .endm
+
     .balign 16
     nop                                     // unwinders look one instruction before the return address
     .global vdso_sigreturn
@@ -103,8 +128,7 @@ vdso_sigreturn:
     mov     w4, #0x21                       // the realtime ones: 0 and 5
     lsr     w4, w4, w0
     tbz     w4, #0, 1f
-    ldr     x3, [x9, #16]
-    add     x2, x2, x3
+    wall
 1:  mov     x4, #0xca00                     // 10^9
     movk    x4, #0x3b9a, lsl #16
     udiv    x5, x2, x4
@@ -120,8 +144,7 @@ vdso_sigreturn:
 .Lgettimeofday:
     cbz     x0, 1f
     monotonic
-    ldr     x3, [x9, #16]
-    add     x2, x2, x3
+    wall
     mov     x4, #0xca00
     movk    x4, #0x3b9a, lsl #16
     udiv    x5, x2, x4

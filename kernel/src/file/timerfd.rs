@@ -133,7 +133,7 @@ impl TimerFd {
             (0, ..) => 0,
             (v, false, _) => now.saturating_add(v),
             (v, true, Clock::Monotonic) => v,
-            (v, true, Clock::Realtime) => v.saturating_add_signed(-crate::platform_impl::realtime_offset()).max(1),
+            (v, true, Clock::Realtime) => v.saturating_add_signed(-crate::clock::offset()).max(1),
         };
         let mut s = self.state.lock();
         s.advance(now);

@@ -40,7 +40,7 @@ pub fn sys_futex_waitv(words: UserAddr, count: u32, flags: u32, timeout: UserAdd
         let [sec, nsec]: [i64; 2] = read_user(timeout).map_err(|_| Errno::EFAULT)?;
         let ns = Timespec { sec, nsec }.to_ns()?;
         deadline_ns = Some(match clock {
-            0 => ns.saturating_sub_signed(crate::platform_impl::realtime_offset()),
+            0 => ns.saturating_sub_signed(crate::clock::offset()),
             1 => ns,
             _ => return Err(Errno::EINVAL),
         });

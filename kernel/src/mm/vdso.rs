@@ -2,13 +2,14 @@
 //! is the ELF object (`arch/vdso.S`), read-only and executable, which `AT_SYSINFO_EHDR` points to. It has the clock calls
 //! that need no kernel, and the code that returns from signal handlers.
 //!
-//! The data page has no sequence count: the counter's origin and ratio are fixed at boot, and the wall clock's offset is one
-//! word.
+//! The counter's origin and ratio are fixed at boot; the wall clock's words behind them change under a sequence count
+//! ([`crate::clock`]).
 
 use super::frames::{self, Frame};
 use super::space::AddressSpace;
 use super::{Backing, MapRequest, PAGE_SIZE, Place, Prot, VmFlags};
 use crate::arch::{time, tlb};
+use crate::clock::Shared;
 use abi::{Errno, Result};
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm_core::pte::MemType;
@@ -25,7 +26,15 @@ unsafe extern "C" {
 /// The two frames, data first.
 static FRAMES: Once<Frame> = Once::new();
 
-fn words(frame: Frame) -> &'static [AtomicU64; 3] {
+/// What the code of `arch/vdso.S` reads.
+#[repr(C)]
+struct Data {
+    origin: AtomicU64,
+    ratio: AtomicU64,
+    wall: Shared,
+}
+
+fn data(frame: Frame) -> &'static Data {
     // SAFETY: the data frame is never freed, and only reached as atomic words.
     unsafe { &*frame.ptr().cast() }
 }
@@ -44,18 +53,16 @@ pub fn init() {
     }
     tlb::sync_icache(code.ptr() as u64, PAGE_SIZE);
     let (origin, ratio) = time::scale();
-    let w = words(data);
-    w[0].store(origin, Ordering::Relaxed);
-    w[1].store(ratio, Ordering::Relaxed);
-    w[2].store(crate::platform_impl::realtime_offset() as u64, Ordering::Relaxed);
+    let words = self::data(data);
+    words.origin.store(origin, Ordering::Relaxed);
+    words.ratio.store(ratio, Ordering::Relaxed);
+    crate::clock::publish(&words.wall);
     let _ = FRAMES.set(data);
 }
 
-/// The wall clock was set.
-pub fn set_realtime_offset(ns: i64) {
-    if let Some(&data) = FRAMES.get() {
-        words(data)[2].store(ns as u64, Ordering::Relaxed);
-    }
+/// Where the wall clock is told to programs, once there is a vDSO.
+pub fn wall_clock() -> Option<&'static Shared> {
+    FRAMES.get().map(|&frame| &data(frame).wall)
 }
 
 impl AddressSpace {

@@ -7,6 +7,7 @@
 //!
 //! Context: thread, preemptible, may sleep, but for short calls. No locks are held around a handler.
 
+pub mod adjtime;
 pub mod file;
 pub mod futex;
 pub mod misc;

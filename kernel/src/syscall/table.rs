@@ -174,6 +174,7 @@ pub const TABLE: &[&[Call]] = &[
     super::signal::CALLS,
     super::futex::CALLS,
     super::time::CALLS,
+    super::adjtime::CALLS,
     super::misc::CALLS,
     super::mm::CALLS,
     super::sched::CALLS,

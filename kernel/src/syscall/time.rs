@@ -90,7 +90,7 @@ fn cpu_clock(clock: i32) -> Result<u64> {
 }
 
 /// A clock's time in nanoseconds; `EINVAL` for a clock that does not exist.
-fn read_clock(clock: i32) -> Result<u64> {
+pub(super) fn read_clock(clock: i32) -> Result<u64> {
     Ok(match clock {
         REALTIME | REALTIME_COARSE | REALTIME_ALARM | TAI => realtime_ns(),
         MONOTONIC | MONOTONIC_RAW | MONOTONIC_COARSE | BOOTTIME | BOOTTIME_ALARM => now_ns(),
@@ -122,7 +122,8 @@ fn clock_settime(clock: i32, time: UserAddr) -> SysResult {
         return Err(Errno::EINVAL);
     }
     current().require(cap::SYS_TIME)?;
-    crate::platform_impl::set_realtime(ns);
+    crate::clock::set(ns);
+    super::adjtime::was_set();
     Ok(0)
 }
 
@@ -140,7 +141,8 @@ fn settimeofday(time: UserAddr, _zone: UserAddr) -> SysResult {
     current().require(cap::SYS_TIME)?;
     if !time.is_null() {
         let t: Pair = read_user(time).map_err(efault)?;
-        crate::platform_impl::set_realtime(t.ns_of_us()?);
+        crate::clock::set(t.ns_of_us()?);
+        super::adjtime::was_set();
     }
     Ok(0)
 }
@@ -193,7 +195,7 @@ fn clock_nanosleep(clock: i32, flags: i32, time: UserAddr, left: u64) -> SysResu
     }
     loop {
         let deadline = match clock {
-            REALTIME | REALTIME_ALARM | TAI => ns.saturating_sub_signed(crate::platform_impl::realtime_offset()),
+            REALTIME | REALTIME_ALARM | TAI => ns.saturating_sub_signed(crate::clock::offset()),
             _ => ns,
         };
         match sleep_until(deadline) {

@@ -121,7 +121,7 @@ impl SignalTimer {
             0
         } else if absolute {
             let at = match self.clock {
-                Clock::Realtime => setting.value.saturating_sub_signed(crate::platform_impl::realtime_offset()),
+                Clock::Realtime => setting.value.saturating_sub_signed(crate::clock::offset()),
                 _ => setting.value,
             };
             at.max(1)

@@ -13,6 +13,7 @@ mod gates;
 mod hosting;
 mod net;
 mod paths;
+mod screenshot;
 mod shell;
 mod ssh;
 mod vm;
@@ -69,6 +70,9 @@ fn dispatch(args: &[String]) -> Outcome<bool> {
     }
     if args.first().is_some_and(|a| a == "bench") {
         return bench::main(&args[1..]);
+    }
+    if args.first().is_some_and(|a| a == "screenshot") {
+        return screenshot::main(&args[1..]);
     }
     let (names, mut options) = parse(args)?;
     let mut chosen: Vec<&Gate> = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,13 +35,20 @@ const GRACE: Duration = Duration::from_millis(200);
 pub struct Sockets {
     listeners: Vec<std::net::TcpListener>,
     metrics: Option<std::net::TcpListener>,
+    /// Where readiness is said (sd_notify(3)): whoever started this may let root alone send there.
+    notify: Option<UnixDatagram>,
 }
 
 impl Sockets {
     /// Binds all of them before any is served: a port in use ends the program at once.
     pub fn bind(config: &Config) -> Result<Self, String> {
         let listeners = config.listen.iter().map(|l| bind(l.address)).collect::<Result<_, _>>()?;
-        Ok(Self { listeners, metrics: config.metrics.map(bind).transpose()? })
+        let metrics = config.metrics.map(bind).transpose()?;
+        let notify = std::env::var_os("NOTIFY_SOCKET").and_then(|path| {
+            let socket = UnixDatagram::unbound().and_then(|s| s.connect(&path).map(|()| s));
+            socket.map_err(|e| eprintln!("httpd: {}: {e}", path.display())).ok()
+        });
+        Ok(Self { listeners, metrics, notify })
     }
 }
 
@@ -58,7 +66,9 @@ pub async fn serve(server: Arc<Server>, sockets: Sockets) -> Result<(), String> 
         eprintln!("httpd: listening on {} ({})", l.address, if l.tls { "HTTPS" } else { "HTTP" });
         tokio::spawn(accept(watched(listener)?, server.clone(), if l.tls { acceptor.clone() } else { None }));
     }
-    notify_ready();
+    if let Some(Err(e)) = sockets.notify.map(|s| s.send(b"READY=1")) {
+        eprintln!("httpd: cannot say that it is ready: {e}");
+    }
     wait_for_end(&server).await?;
     eprintln!("httpd: ending");
     server.slots.drain();
@@ -67,15 +77,6 @@ pub async fn serve(server: Arc<Server>, sockets: Sockets) -> Result<(), String> 
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// Tell whoever started this, as sd_notify(3) describes it, that clients may come.
-fn notify_ready() {
-    if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
-        && let Err(e) = std::os::unix::net::UnixDatagram::unbound().and_then(|s| s.send_to(b"READY=1", &path))
-    {
-        eprintln!("httpd: {}: {e}", path.display());
-    }
 }
 
 async fn wait_for_end(server: &Server) -> Result<(), String> {

@@ -78,8 +78,15 @@ fn ended(how: Result<(), String>) -> ExitCode {
     }
 }
 
-fn run(config: config::Config) -> Result<(), String> {
-    raise_descriptor_limit();
+fn run(mut config: config::Config) -> Result<(), String> {
+    let admitted = connections_for(raise_descriptor_limit());
+    if config.limits.connections > admitted {
+        eprintln!(
+            "httpd: the limit of open files admits {admitted} connections instead of {}",
+            config.limits.connections
+        );
+        config.limits.connections = admitted;
+    }
     let user = privilege::wanted(config.user.as_deref())?;
     log::open(&config.log, user)?;
     let sockets = listen::Sockets::bind(&config)?;
@@ -108,10 +115,29 @@ fn run(config: config::Config) -> Result<(), String> {
     outcome
 }
 
-/// A connection is a descriptor, a proxied one two, a file being sent one more.
-fn raise_descriptor_limit() {
+/// Raise the limit of descriptors as far as it goes; how many there may be.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // Without it the accept loop makes idle connections go earlier; so failure is no error.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// How many connections so many descriptors are enough for: each is one, and one more for the server behind it or the file
+/// that it is sent. Beyond that an idle one makes way, which is better than to find out in accept(2), which says `EMFILE` even
+/// where nobody waits.
+fn connections_for(descriptors: u64) -> usize {
+    /// Listeners, log, runtime, certificates, the metrics page.
+    const OWN: u64 = 24;
+    usize::try_from(descriptors.saturating_sub(OWN) / 2).unwrap_or(usize::MAX).max(4)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn descriptors_bound_connections() {
+        assert_eq!([0, 50, 8192].map(super::connections_for), [4, 13, 4084]);
+    }
 }

@@ -3,6 +3,7 @@
 //! [`service`] reads what is to run, [`unit`] decides what happens to it (both without a system call, so that the host tests
 //! them), [`boot`] and [`disk`] bring the machine up, [`spawn`], [`log`], [`notify`] and [`control`] are the doors to processes,
 //! their output, their readiness and `svc`; [`pid1`] is the loop that ties them together, [`shutdown`] the way out.
+//! [`radns`] has nothing to do with them: a small program of its own that shares the file with `svc`.
 //!
 //! Process 1 never ends. It has one thread, so nothing of its own can be held up by a lock; nothing it reads (service
 //! files, requests, command lines, disks) can make it stop; and should it panic all the same it replaces itself by a new
@@ -20,6 +21,7 @@ pub mod disk;
 pub mod log;
 pub mod notify;
 pub mod pid1;
+pub mod radns;
 pub mod service;
 pub mod shutdown;
 pub mod spawn;

@@ -311,7 +311,7 @@ fn stat(out: &mut Vec<u8>) -> Result<()> {
     let sum = |what| (0..percpu::listed()).map(|c| percpu::counter(c, what)).sum::<u64>();
     writeln!(o, "intr {}", sum(percpu::Counter::Interrupts)).map_err(full)?;
     writeln!(o, "ctxt {}", sum(percpu::Counter::ContextSwitches)).map_err(full)?;
-    let boot = (crate::platform_impl::realtime_offset().max(0) as u64) / 1_000_000_000;
+    let boot = (crate::clock::offset().max(0) as u64) / 1_000_000_000;
     let running = crate::sched::runnable();
     writeln!(o, "btime {boot}\nprocesses {}\nprocs_running {running}\nprocs_blocked 0", forks()).map_err(full)
 }

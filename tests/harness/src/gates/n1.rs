@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
+use crate::cpio::{Entry, overlay};
 use crate::error::{Outcome, check};
 use crate::gate::{Case, Context, Gate, Options};
 use crate::net::{HostServer, configured, peer, until, user_network};
@@ -22,6 +23,7 @@ fn cases(o: &Options) -> Vec<Case> {
     for &smp in &o.smp {
         cases.push(Case::new(format!("user network smp{smp}"), move |c| user(c, smp)));
         cases.push(Case::new(format!("two machines smp{smp}"), move |c| two(c, smp, "")));
+        cases.push(Case::new(format!("configured by files smp{smp}"), move |c| by_files(c, smp)).berth());
     }
     cases.push(Case::new("cable pulled and put back", cable));
     for (name, globals, device) in [
@@ -130,6 +132,37 @@ fn two(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
     b.poweroff()
 }
 
+/// A hosting machine whose address, name, name server and time server are in files; the other machine is all of those. Its
+/// clock is years ahead.
+fn by_files(c: &mut Context<'_>, smp: u32) -> Outcome {
+    let wire = Wire::new(Faults::default(), 3)?;
+    let mut a = machine(c, smp, &wire, 0, "")?;
+    a.ok("ifconfig eth0 10.5.0.1 netmask 255.255.255.0 up && date -s '2031-02-03 04:05'")?;
+    a.ok("printf 'clock.berth.test 10.5.0.1\\n' >/tmp/dnsd.conf; dnsd -c /tmp/dnsd.conf -d")?;
+    a.ok("ntpd -l")?;
+    let mut config = c.config(smp);
+    let files: [(&str, &[u8]); 3] = [
+        ("etc/network", b"eth0 10.5.0.2/24 gateway 10.5.0.1 dns 10.5.0.1\n"),
+        ("etc/hostname", b"harbour\n"),
+        ("etc/ntp.conf", b"server 10.5.0.1\n"),
+    ];
+    let entries = files.map(|(path, text)| Entry::File(path, 0o644, text));
+    config.initrd = Some(overlay(&c.options.paths.host_initrd()?, &entries, c.dir.join("initrd.cpio"))?);
+    wire.attach(&mut config, 1);
+    let mut b = c.boot(&config)?;
+    until(&mut b, "n1.static", "ip route; ip addr show eth0", "default via 10.5.0.1")?;
+    let seen = b.ok("hostname; ip addr show eth0; cat /etc/resolv.conf")?;
+    let right = ["harbour\n", "inet 10.5.0.2/24", "nameserver 10.5.0.1"].iter().all(|want| seen.contains(want));
+    check(right, "n1.static", || seen.clone())?;
+    ping(&mut b, "n1.names", "ping -4 -c 1 -W 5 clock.berth.test")?;
+    // Its own clock says otherwise at first.
+    until(&mut b, "n1.ntp", "date +%Y-%m; svc log -n 5 ntp", "2031-02")?;
+    let goes_on = b.ok("svc status ntp")?;
+    check(goes_on.contains(" up pid") && !goes_on.contains("restarts"), "n1.ntp", || goes_on.clone())?;
+    a.poweroff()?;
+    b.poweroff()
+}
+
 fn set_link(at: &std::path::Path, up: bool) -> Outcome {
     let mut s = UnixStream::connect(at)?;
     let mut answers = BufReader::new(s.try_clone()?);
@@ -164,7 +197,27 @@ fn cable(c: &mut Context<'_>) -> Outcome {
         check(lost.status != 0, "n1.link_down", || format!("{lost:?}"))?;
         set_link(&monitor, true)?;
         until(&mut sh, "n1.link_up", "ip link show eth0", "LOWER_UP")?;
-        ping(&mut sh, "n1.link_up", "ping -c 2 -W 5 10.0.2.2")
+        ping(&mut sh, "n1.link_up", "ping -c 2 -W 5 10.0.2.2")?;
+        // Once more in the middle of a transfer, which goes on when the cable is back.
+        let server = HostServer::start()?;
+        let received = "awk '/eth0/ {print \"at\", $2 + 0}' /proc/net/dev";
+        sh.ok(&format!("netpeer client 10.0.2.2 {} 1 30000000 >/tmp/transfer 2>&1 & true", server.port))?;
+        let count = |sh: &mut Shell| -> Outcome<u64> {
+            let seen = sh.ok(received)?;
+            Ok(seen.trim_start_matches("at ").parse().unwrap_or(0))
+        };
+        let before = count(&mut sh)?;
+        while count(&mut sh)? < before + 1_000_000 {
+            let ended = sh.ok("cat /tmp/transfer")?;
+            check(ended.is_empty(), "n1.transfer_begins", || ended.clone())?;
+        }
+        set_link(&monitor, false)?;
+        until(&mut sh, "n1.link_down", "ip link show eth0", "NO-CARRIER")?;
+        sh.ok("sleep 2")?;
+        let cut = sh.ok("cat /tmp/transfer")?;
+        check(cut.is_empty(), "n1.transfer_waits", || cut.clone())?;
+        set_link(&monitor, true)?;
+        until(&mut sh, "n1.transfer_goes_on", "cat /tmp/transfer", "1 passed, 0 failed").map(drop)
     })();
     let _ = std::fs::remove_file(&monitor);
     done?;

@@ -41,6 +41,8 @@ fn cases(o: &Options) -> Vec<Case> {
             Case::new(format!("stuck clients smp{smp}"), move |c| with(c, smp, LIMITS, true, never_reads)).berth(),
         );
         cases.push(Case::new(format!("idle clients smp{smp}"), move |c| with(c, smp, LIMITS, true, idle)).berth());
+        let few = move |c: &mut Context<'_>| with(c, smp, LIMITS, true, few_descriptors);
+        cases.push(Case::new(format!("no descriptors left smp{smp}"), few).berth());
     }
     let slow = |c: &mut Context<'_>| with(c, 1, NO_TIME, true, |m| slow_loris(m, Duration::from_secs(20)));
     cases.push(Case::new("control: no limits of time", slow).berth().control("n4.slow_loris"));
@@ -171,6 +173,9 @@ fn privileges(m: &mut Machine) -> Outcome {
         check(line.starts_with(&want), "n4.not_root", || seen.clone())?;
     }
     check(lines.get(2).is_some_and(|l| l.starts_with("Uid 0 ")), "n4.keys_process", || seen.clone())?;
+    // It says that it is ready although only root may: its socket is from before.
+    let status = m.sh.ok("svc status httpd")?;
+    check(status.contains(" up pid"), "n4.ready", || status.clone())?;
     let modes = m.sh.ok("stat -c '%a %U' /data/tls/key.pem /data/bookmarks")?;
     check(modes == "600 root\n700 bookmarks", "n4.closed_to_others", || modes.clone())
 }
@@ -345,4 +350,30 @@ fn idle(m: &mut Machine) -> Outcome {
     drop(held);
     m.metric_becomes("n4.idle_gone", "httpd_connections_open", |n| n < 10)?;
     m.serves("they left")
+}
+
+/// The server has fewer descriptors than its limit of connections wants: who comes is served all the same, since idle ones make
+/// way, and it does not turn in circles meanwhile.
+fn few_descriptors(m: &mut Machine) -> Outcome {
+    m.sh.ok("sed 's/^open-files.*/open-files = 50/' /etc/svc/httpd >/data/svc/httpd; svc reload; svc restart httpd")?;
+    wait_for("n4.starts", &m.url("/f/"))?;
+    let pid = "$(svc status httpd | sed -n 's/.* pid \\([0-9]*\\) .*/\\1/p')";
+    let limit = m.sh.ok(&format!("grep '^Max open files' /proc/{pid}/limits"))?;
+    check(limit.contains(" 50 "), "n4.few_descriptors", || limit.clone())?;
+    let mut held = Vec::new();
+    for n in 0..90 {
+        held.push(connect(m.doors[n % m.doors.len()])?);
+    }
+    m.serves("no descriptor was left")?;
+    // In hundredths of a second, all threads together; what others on this host do makes it less, not more.
+    let ticks = format!("awk '{{print $14 + $15}}' /proc/{pid}/stat");
+    let number = |text: String| text.trim().parse::<u32>().map_err(|_| Failure::new("harness.number", text));
+    let before = number(m.sh.ok(&ticks)?)?;
+    m.sh.ok("sleep 3")?;
+    let used = number(m.sh.ok(&ticks)?)? - before;
+    check(used < 100, "n4.does_not_spin", || format!("{used} of 300 ticks"))?;
+    drop(held);
+    m.serves("they left")?;
+    let restarts = m.sh.ok("svc status httpd")?;
+    check(!restarts.contains("restarts"), "n4.not_restarted", || restarts.clone())
 }

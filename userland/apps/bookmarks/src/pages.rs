@@ -236,6 +236,15 @@ fn home(app: &App, asked: &Asked) -> Outcome<Answer> {
          placeholder=\"Search titles, notes, tags\" aria-label=\"Search\"><button>Search</button></form><div class=\"columns\"><div>",
         escape(&q.words)
     );
+    if !q.words.is_empty() || !q.tag.is_empty() || q.starred {
+        let what = match (&*q.words, &*q.tag) {
+            ("", "") => "with a star".to_owned(),
+            ("", tag) => format!("tagged <b>{}</b>", escape(tag)),
+            (words, _) => format!("for <b>{}</b>", escape(words)),
+        };
+        let n = if more { format!("more than {}", list.len()) } else { list.len().to_string() };
+        let _ = write!(body, "<p class=\"found\">{n} {what} · <a href=\"/\">show everything</a></p>");
+    }
     if list.is_empty() {
         let nothing = if q.words.is_empty() && q.tag.is_empty() && !q.starred && q.before.is_none() {
             "Nothing here yet. <a href=\"/new\">Add the first bookmark.</a>"
@@ -252,7 +261,9 @@ fn home(app: &App, asked: &Asked) -> Outcome<Answer> {
     if let Some(last) = list.last().filter(|_| more) {
         let _ = write!(body, "<p><a class=\"button\" href=\"{}\">Older</a></p>", escape(&link(&q, last.id)));
     }
-    body.push_str("</div><aside><h2>Tags</h2><p class=\"tags\"><a href=\"/?starred=1\">★ starred</a>");
+    body.push_str("</div><aside><h2>Tags</h2><p class=\"tags\">");
+    let _ =
+        write!(body, "<a href=\"/?starred=1\"{}>★ starred</a>", if q.starred { " aria-current=\"true\"" } else { "" });
     for (tag, n) in &tags {
         let current = if *tag == q.tag { " aria-current=\"true\"" } else { "" };
         let _ = write!(body, "<a href=\"/?tag={}\"{current}>{} <small>{n}</small></a>", encode(tag), escape(tag));
@@ -279,6 +290,16 @@ fn host(url: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or(rest)
 }
 
+/// The letter that stands for a host.
+fn initial(host: &str) -> String {
+    host.trim_start_matches("www.").chars().next().map_or_else(String::new, |c| c.to_uppercase().to_string())
+}
+
+/// A colour for a host, always the same.
+fn hue(host: &str) -> u32 {
+    host.bytes().fold(7, |h: u32, b| h.wrapping_mul(31).wrapping_add(u32::from(b))) % 360
+}
+
 /// `21 Nov 2026`.
 fn day(seconds: i64) -> String {
     // Of `Sat, 21 Nov 2026 15:26:49 GMT` the day.
@@ -296,15 +317,18 @@ fn item(b: &Bookmark) -> String {
     let note: String = b.note.chars().take(280).collect();
     let note = if note.is_empty() { String::new() } else { format!("<p class=\"note\">{}</p>", escape(&note)) };
     format!(
-        "<li>{}<a class=\"title\" href=\"{}\" rel=\"noreferrer\">{}</a> <span class=\"host\">{}</span>{note}\
-         <p class=\"meta\">{}{} · <a href=\"/b/{}\">open</a></p></li>",
+        "<li><span class=\"badge\" style=\"--hue:{}\" aria-hidden=\"true\">{}</span><div>{}\
+         <a class=\"title\" href=\"{}\" rel=\"noreferrer\">{}</a> <span class=\"host\">{}</span>{note}\
+         <p class=\"meta\"><a class=\"more\" href=\"/b/{}\">{}</a>{}</p></div></li>",
+        hue(host(&b.url)),
+        escape(&initial(host(&b.url))),
         if b.starred { "<span class=\"star\" title=\"starred\">★</span> " } else { "" },
         escape(&b.url),
         escape(&b.title),
         escape(host(&b.url)),
+        b.id,
         day(b.created),
-        tag_links(&b.tags),
-        b.id
+        tag_links(&b.tags)
     )
 }
 
@@ -323,9 +347,20 @@ fn editor(action: &str, e: &Entered, why: &str, button: &str) -> String {
     )
 }
 
+/// `26 KB`.
+fn size(bytes: i64) -> String {
+    match bytes {
+        ..=999 => format!("{bytes} bytes"),
+        ..=999_999 => format!("{} KB", (bytes + 500) / 1000),
+        _ => format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10),
+    }
+}
+
 fn detail(b: &Bookmark, files: &[Attachment]) -> String {
     let mut html = format!(
-        "<h1>{}</h1><p><a href=\"{}\" rel=\"noreferrer\">{}</a></p><p class=\"meta\">added {}, changed {}{}</p>",
+        "<p class=\"back\"><a href=\"/\">‹ All bookmarks</a></p><h1>{}{}</h1><p><a href=\"{}\" rel=\"noreferrer\">{}</a></p>\
+         <p class=\"meta\">added {}, changed {}{}</p>",
+        if b.starred { "<span class=\"star\" title=\"starred\">★</span> " } else { "" },
         escape(&b.title),
         escape(&b.url),
         escape(&b.url),
@@ -337,11 +372,11 @@ fn detail(b: &Bookmark, files: &[Attachment]) -> String {
     for f in files {
         let _ = write!(
             html,
-            "<li><a href=\"/files/{}/{}\">{}</a> <small>{} bytes</small></li>",
+            "<li><a href=\"/files/{}/{}\">{}</a> <small>{}</small></li>",
             f.id,
             encode(&f.name),
             escape(&f.name),
-            f.size
+            size(f.size)
         );
     }
     let _ = write!(
@@ -382,5 +417,9 @@ mod tests {
         assert!(!html.contains("<script>") && !html.contains("<b>") && !html.contains("a\"b"), "{html}");
         assert!(html.contains("01 Jan 1970") && html.contains("02 Jan 1970"), "{html}");
         assert_eq!(host("https://example.org/a"), "example.org");
+        assert_eq!(
+            (initial("www.arm.com").as_str(), size(999), size(26_100), size(1_250_000)),
+            ("A", "999 bytes".into(), "26 KB".into(), "1.2 MB".into())
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! svc: list, start, stop, restart services and follow their logs; ask process 1 to read its files again or to end the
-//! machine.
+//! machine. Called as `radns` it is [`init::radns`].
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,13 @@ const USAGE: &str = "usage: svc [list]                 all services
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args = std::env::args();
+    let called = args.next().unwrap_or_default();
+    let args: Vec<String> = args.collect();
+    // One file for two small programs: a second copy of the standard library would cost more than it.
+    if called.rsplit('/').next() == Some("radns") {
+        return radns(&args);
+    }
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         [] | ["list"] => ask("list").map(|t| print(&t)),
@@ -51,6 +57,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("svc: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn radns(args: &[String]) -> ExitCode {
+    let [interface, program] = args else {
+        eprintln!("usage: radns INTERFACE PROGRAM");
+        return ExitCode::from(2);
+    };
+    match init::radns::run(interface, program) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
             ExitCode::FAILURE
         }
     }
