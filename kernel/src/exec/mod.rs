@@ -114,6 +114,8 @@ pub struct Program {
     pub args: (u64, u64),
     /// Where its environment lies.
     pub env: (u64, u64),
+    /// Where the auxiliary vector lies.
+    pub aux: (u64, u64),
     stack: Vec<u8>,
     clear: Vec<(u64, usize)>,
 }
@@ -210,7 +212,16 @@ pub fn prepare(request: &mut Request<'_>) -> Result<Program> {
         backing: Backing::Anon,
         populate: false,
     })?;
-    Ok(Program { space, entry, sp: built.sp, args: built.args, env: built.env, stack: built.bytes, clear })
+    Ok(Program {
+        space,
+        entry,
+        sp: built.sp,
+        args: built.args,
+        env: built.env,
+        aux: built.aux,
+        stack: built.bytes,
+        clear,
+    })
 }
 
 /// Finds room for all of the interpreter's segments; the bias to add to their addresses.

@@ -40,6 +40,8 @@ pub struct Built {
     pub args: (u64, u64),
     /// Where the environment lies.
     pub env: (u64, u64),
+    /// Where the auxiliary vector lies.
+    pub aux: (u64, u64),
 }
 
 mod at {
@@ -97,6 +99,9 @@ pub fn build(
     let words = 1 + argv.count() + 1 + envp.count() + 1 + aux.len() * 2;
     let sp = (random - words as u64 * 8) & !15;
 
+    let aux_start = sp + (words - aux.len() * 2) as u64 * 8;
+    let aux_end = sp + words as u64 * 8;
+
     let mut bytes = Vec::new();
     bytes.try_reserve_exact((top - sp) as usize).map_err(|_| Errno::ENOMEM)?;
     let word = |bytes: &mut Vec<u8>, v: u64| bytes.extend_from_slice(&v.to_le_bytes());
@@ -123,7 +128,7 @@ pub fn build(
     bytes.extend_from_slice(envp.bytes());
     bytes.extend_from_slice(path);
     bytes.resize((top - sp) as usize, 0);
-    Ok(Built { bytes, sp, args: (arg_start, env_start), env: (env_start, execfn) })
+    Ok(Built { bytes, sp, args: (arg_start, env_start), env: (env_start, execfn), aux: (aux_start, aux_end) })
 }
 
 fn auxiliary(f: &Facts, execfn: u64, platform: u64, random: u64) -> Vec<(u64, u64)> {

@@ -68,9 +68,16 @@ pub struct Event {
     pub data: u64,
 }
 
+/// Items that may have something to report.
+struct Ready {
+    list: VecDeque<Arc<Item>>,
+    /// How many of them are retired: nobody asks for them any more.
+    retired: usize,
+}
+
 /// What items share with their epoll.
 struct Core {
-    ready: IrqLock<VecDeque<Arc<Item>>>,
+    ready: IrqLock<Ready>,
     /// `epoll_wait`s, and what watches the epoll itself.
     waiters: Arc<WaitQueue>,
 }
@@ -99,7 +106,7 @@ impl Item {
         // It can be on its way out already, when only its watches are left of it.
         if let Some(me) = self.me.upgrade() {
             self.queued.store(true, Ordering::Relaxed);
-            ready.push_back(me);
+            ready.list.push_back(me);
         }
     }
 
@@ -113,11 +120,12 @@ impl Item {
         Some(file.poll(None).0 & events & !HOW)
     }
 
-    /// It is out of the map: stops watching.
+    /// It is out of the map, whose lock the caller still holds: stops watching.
     fn retire(&self) {
         {
-            let _list = self.core.ready.lock();
+            let mut ready = self.core.ready.lock();
             self.retired.store(true, Ordering::Relaxed);
+            ready.retired += usize::from(self.queued.load(Ordering::Relaxed));
         }
         let watches = core::mem::take(&mut *self.watches.lock());
         drop(watches);
@@ -170,7 +178,7 @@ impl Poller for Collector<'_> {
 impl Epoll {
     /// An instance that watches nothing.
     pub fn new() -> Arc<Epoll> {
-        let ready = IrqLock::new(&READY, VecDeque::new());
+        let ready = IrqLock::new(&READY, Ready { list: VecDeque::new(), retired: 0 });
         Arc::new_cyclic(|me| Epoll {
             core: Arc::new(Core { ready, waiters: Arc::new(WaitQueue::new()) }),
             items: Mutex::new(&ITEMS, Items { map: BTreeMap::new(), purge_at: 64 }),
@@ -179,18 +187,21 @@ impl Epoll {
         })
     }
 
-    /// Makes room on the ready list for `count` items.
+    /// Makes room on the ready list for `count` items beside those that are retired and still on it, or takes these off. The
+    /// caller holds the items' lock, so that none retires meanwhile. Room for twice as many makes that rare.
     fn reserve(&self, count: usize) -> Result<()> {
-        let full = |list: &VecDeque<_>| list.capacity() < count;
+        let full = |r: &Ready| r.list.capacity() < count + r.retired;
         if !full(&self.core.ready.lock()) {
             return Ok(());
         }
         let mut larger = VecDeque::new();
-        larger.try_reserve(count.next_power_of_two().max(16)).map_err(|_| Errno::ENOMEM)?;
+        larger.try_reserve((count * 2).next_power_of_two().max(16)).map_err(|_| Errno::ENOMEM)?;
         let mut ready = self.core.ready.lock();
-        larger.extend(ready.drain(..));
-        core::mem::swap(&mut *ready, &mut larger);
+        larger.extend(ready.list.iter().filter(|i| !i.retired.load(Ordering::Relaxed)).cloned());
+        core::mem::swap(&mut ready.list, &mut larger);
+        ready.retired = 0;
         drop(ready);
+        // The retired go with the old list, which must not be locked then.
         drop(larger);
         Ok(())
     }
@@ -273,21 +284,24 @@ impl Epoll {
 
     /// `EPOLL_CTL_DEL`. `ENOENT`.
     pub fn remove(&self, fd: i32, file: &Arc<OpenFile>) -> Result<()> {
-        let item = self.items.lock().map.remove(&key_of(fd, file)).ok_or(Errno::ENOENT)?;
+        let mut items = self.items.lock();
+        let item = items.map.remove(&key_of(fd, file)).ok_or(Errno::ENOENT)?;
         item.retire();
+        drop(items);
         Ok(())
     }
 
     /// Takes the next item off the ready list.
     fn next_ready(&self) -> Option<Arc<Item>> {
         let mut ready = self.core.ready.lock();
-        let item = ready.pop_front()?;
+        let item = ready.list.pop_front()?;
         item.queued.store(false, Ordering::Relaxed);
+        ready.retired -= usize::from(item.retired.load(Ordering::Relaxed)).min(ready.retired);
         Some(item)
     }
 
     fn ready_len(&self) -> usize {
-        self.core.ready.lock().len()
+        self.core.ready.lock().list.len()
     }
 
     /// Reports up to `limit` events to `emit`, which returns false when it could not take one; that one is not lost.
@@ -446,7 +460,7 @@ impl Drop for Epoll {
             item.retire();
         }
         // Taken out first: items must not be freed with the list locked.
-        let left = core::mem::take(&mut *self.core.ready.lock());
+        let left = core::mem::take(&mut self.core.ready.lock().list);
         drop(left);
     }
 }

@@ -4,6 +4,7 @@
 //! still has its tables in TTBR0. Dropping first makes every CPU let go ([`crate::sched::retire_mm`]). Translations that
 //! CPUs still hold need no invalidation then: the space's ASID is not used again before all is forgotten (asid.rs).
 
+use super::fault::FILE_PAGE;
 use super::frames::{self, Frame};
 use super::rmap::{self, Link};
 use super::vma::{Backing, Prot, VmFlags, Vma};
@@ -237,7 +238,8 @@ impl AddressSpace {
             } else {
                 None
             };
-            each(&AreaInfo { range: a.range(), prot: a.value.prot, flags: a.value.flags, object, offset, label });
+            let (prot, flags) = (a.value.prot, a.value.flags);
+            each(&AreaInfo { range: a.range(), prot, flags, object, offset, label, space: self });
         }
     }
 }
@@ -256,6 +258,75 @@ pub struct AreaInfo<'a> {
     pub offset: u64,
     /// `[heap]`, `[stack]`, `[vdso]`.
     pub label: Option<&'static str>,
+    /// Whose it is; its map is locked.
+    space: &'a AddressSpace,
+}
+
+/// How many pages of a mapping are present, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pages {
+    /// Others have them too, and they are as in the file.
+    pub shared_clean: usize,
+    /// Others have them too, and they were written.
+    pub shared_dirty: usize,
+    /// Nobody else maps them; as in the file.
+    pub private_clean: usize,
+    /// Nobody else maps them; written.
+    pub private_dirty: usize,
+    /// Those of no file.
+    pub anonymous: usize,
+    /// Bytes, each page's shared out among its users.
+    pub proportional: usize,
+}
+
+impl Pages {
+    /// All of them.
+    pub fn present(&self) -> usize {
+        self.shared_clean + self.shared_dirty + self.private_clean + self.private_dirty
+    }
+
+    /// Adds another mapping's.
+    pub fn add(&mut self, other: &Pages) {
+        self.shared_clean += other.shared_clean;
+        self.shared_dirty += other.shared_dirty;
+        self.private_clean += other.private_clean;
+        self.private_dirty += other.private_dirty;
+        self.anonymous += other.anonymous;
+        self.proportional += other.proportional;
+    }
+
+    fn count(&mut self, pte: Pte) {
+        let frame = Frame(pte.frame());
+        let file = frame.info().owner() & FILE_PAGE != 0;
+        // The page cache holds a reference of its own.
+        let users = frame.refs().saturating_sub(u32::from(file)).max(1) as usize;
+        // Memory of no file is always ahead of what is stored; a page of a file, once it may be written.
+        let dirty = !file || pte.is_writable();
+        *match (users > 1, dirty) {
+            (true, true) => &mut self.shared_dirty,
+            (true, false) => &mut self.shared_clean,
+            (false, true) => &mut self.private_dirty,
+            (false, false) => &mut self.private_clean,
+        } += 1;
+        self.anonymous += usize::from(!file);
+        self.proportional += PAGE_SIZE / users;
+    }
+}
+
+impl AreaInfo<'_> {
+    /// The pages that are present, at a moment: reclaim and writers go on.
+    pub fn pages(&self) -> Pages {
+        let mut pages = Pages::default();
+        self.space.table.for_leaves(self.range.clone(), |_, entries| {
+            for e in entries {
+                let pte = Pte(e.load(Ordering::Acquire));
+                if pte.is_user() && !pte.is_special() {
+                    pages.count(pte);
+                }
+            }
+        });
+        pages
+    }
 }
 
 /// The calling thread's address space; `None` in a kernel thread. The reference is good until the thread leaves the space

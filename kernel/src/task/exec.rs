@@ -307,7 +307,7 @@ fn become_program(
     }
     let old = (*p.exe.lock()).replace(place);
     drop(old);
-    *p.regions.lock() = Regions { args: program.args, env: program.env };
+    *p.regions.lock() = Regions { args: program.args, env: program.env, aux: program.aux };
     me.arch.reset_fp();
     me.arch.set_tls(0, true);
     *frame = TrapFrame { pc: program.entry, sp: program.sp, syscallno: u64::MAX, ..TrapFrame::default() };

@@ -27,13 +27,15 @@ pub struct Times {
     pub children_faults: AtomicU64,
 }
 
-/// Where exec put arguments and environment in user memory (for `/proc/PID/cmdline` and `environ`).
+/// Where exec put arguments and environment in user memory (for `/proc/PID/cmdline`, `environ` and `auxv`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Regions {
     /// First byte of the arguments, and the one after the last.
     pub args: (u64, u64),
     /// The same of the environment.
     pub env: (u64, u64),
+    /// The same of the auxiliary vector.
+    pub aux: (u64, u64),
 }
 
 /// Both of a pair of counters.

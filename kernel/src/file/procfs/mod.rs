@@ -6,6 +6,7 @@
 
 mod berth;
 mod disks;
+mod memory;
 mod netinfo;
 mod process;
 mod sysctl;

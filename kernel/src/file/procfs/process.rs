@@ -37,7 +37,11 @@ const TEXTS: &[(&str, u32, Make)] = &[
     ("cmdline", 0o444, |s, o| s.region(o, |r| r.args)),
     ("environ", 0o400, |s, o| s.region(o, |r| r.env)),
     ("limits", 0o444, Subject::limits),
-    ("maps", 0o444, Subject::maps),
+    ("auxv", 0o400, |s, o| s.region(o, |r| r.aux)),
+    ("cgroup", 0o444, |_, o| super::line(o, b"0::/")),
+    ("maps", 0o444, |s, o| super::memory::maps(&s.process, o)),
+    ("smaps", 0o444, |s, o| super::memory::smaps(&s.process, o)),
+    ("smaps_rollup", 0o444, |s, o| super::memory::smaps_rollup(&s.process, o)),
     ("mounts", 0o444, |s, o| s.mounts(o, false)),
     ("mountinfo", 0o444, |s, o| s.mounts(o, true)),
     ("gid_map", 0o444, |_, o| super::line(o, b"         0          0 4294967295")),
@@ -460,39 +464,6 @@ impl Subject {
         Ok(())
     }
 
-    fn maps(&self, out: &mut Vec<u8>) -> Result<()> {
-        use crate::mm::{Prot, VmFlags};
-        let Some(space) = self.process.mm() else { return Ok(()) };
-        let mut failed = false;
-        space.for_each_area(|a| {
-            let mut o = Out(&mut *out);
-            let flag = |on: bool, c: char| if on { c } else { '-' };
-            let (dev, ino) = a.object.map_or((0, 0), |m| m.identity());
-            let start = writeln_range(&mut o, a.range.start, a.range.end).and_then(|()| {
-                write!(
-                    o,
-                    " {}{}{}{} {:08x} {:02x}:{:02x} {ino} ",
-                    flag(a.prot.contains(Prot::READ), 'r'),
-                    flag(a.prot.contains(Prot::WRITE), 'w'),
-                    flag(a.prot.contains(Prot::EXEC), 'x'),
-                    if a.flags.contains(VmFlags::SHARED) && !a.flags.contains(VmFlags::VDSO) { 's' } else { 'p' },
-                    a.offset,
-                    dev >> 8 & 0xfff,
-                    dev & 0xff
-                )
-            });
-            let name = match (a.label, a.object) {
-                (Some(label), _) => write!(o, "                 {label}"),
-                (None, Some(object)) => o
-                    .write_str("                 ")
-                    .and_then(|()| o.write_str(&String::from_utf8_lossy(&object.name()))),
-                (None, None) => Ok(()),
-            };
-            failed |= start.and(name).and(o.write_str("\n")).is_err();
-        });
-        if failed { Err(Errno::ENOMEM) } else { Ok(()) }
-    }
-
     fn mounts(&self, out: &mut Vec<u8>, info: bool) -> Result<()> {
         let root = self.any_thread().and_then(|t| t.fs_of()).map(|f| f.root());
         for m in vfs::mount::all() {
@@ -522,8 +493,4 @@ impl Subject {
         }
         Ok(())
     }
-}
-
-fn writeln_range(o: &mut Out<'_>, start: usize, end: usize) -> core::fmt::Result {
-    write!(o, "{start:08x}-{end:08x}")
 }

@@ -1,5 +1,5 @@
 //! debian: a tree of Debian's own arm64 programs, unmodified, entered by chroot: its shell with pipelines and job control, its
-//! Python with threads, processes and sqlite; a WSGI application behind its nginx, used from this side of the wire while its
+//! Python with threads, processes and sqlite, redis; a WSGI application behind its nginx, used from this side of the wire while its
 //! workers are killed; and its OpenSSH server with OpenSSH's client.
 //!
 //! Its negative control keeps the machine from starting a second process with that C library: the loader is not there.
@@ -18,12 +18,12 @@ use std::time::Duration;
 /// The gate.
 pub const GATE: Gate = Gate {
     name: "debian",
-    title: "an unmodified Debian tree: bash, coreutils, Python, sqlite, WSGI behind nginx, OpenSSH's server",
+    title: "an unmodified Debian tree: bash, coreutils, Python, sqlite, redis, WSGI behind nginx, OpenSSH's server",
     cases,
 };
 
 /// For a hang, not a measure.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Test programs that were also built against the tree's C library.
 const PROGRAMS: &[&str] = &["threads", "futex"];
 
@@ -104,6 +104,7 @@ fn programs(c: &mut Context<'_>, smp: u32, first: &str) -> Outcome {
     shell(&mut sh)?;
     job_control(&mut sh)?;
     python(&mut sh)?;
+    redis(&mut sh)?;
     sh.poweroff()
 }
 
@@ -172,4 +173,27 @@ fn python(sh: &mut Shell) -> Outcome {
         "sqlite3 /var/lib/t.db \"PRAGMA journal_mode=WAL; CREATE TABLE t(x); WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<1000) INSERT INTO t SELECT x FROM n; SELECT sum(x) FROM t; PRAGMA integrity_check\"; python3 -c \"import sqlite3; print(sqlite3.connect(\\\"/var/lib/t.db\\\").execute(\\\"select count(*) from t\\\").fetchone()[0])\"",
         "wal\n500500\nok\n1000",
     )
+}
+
+/// redis with its file that is appended to, killed and started again.
+fn redis(sh: &mut Shell) -> Outcome {
+    let start = "mkdir -p /var/lib/redis; redis-server --daemonize yes --appendonly yes --appendfsync always --dir /var/lib/redis --save \"\" --pidfile /run/redis.pid --logfile /run/redis.log >/dev/null || exit; until redis-cli ping 2>/dev/null | grep -q PONG; do sleep 0.1; done";
+    says(
+        sh,
+        "debian.redis",
+        &format!(
+            "{start}; redis-cli set k 41 | cat; redis-cli incr k | cat; redis-cli lpush l a b c | cat; redis-cli lrange l 0 -1 | tr \"\\n\" \" \""
+        ),
+        "OK\n42\n3\nc b a",
+    )?;
+    says(
+        sh,
+        "debian.redis_benchmark",
+        "redis-benchmark -q -n 2000 -c 20 -t set,get | tr \"\\r\" \"\\n\" | grep -c requests.per.second",
+        "2",
+    )?;
+    let again = format!(
+        "kill -9 $(cat /run/redis.pid); while redis-cli ping >/dev/null 2>&1; do sleep 0.1; done; {start}; redis-cli get k | cat; redis-cli llen l | cat; redis-cli shutdown"
+    );
+    says(sh, "debian.redis_restart", &again, "42\n3")
 }
