@@ -32,6 +32,7 @@ JOBS    ?= 2
 GATE_JOBS ?= 2
 ONLY    ?=
 BENCHFLAGS ?=
+FUZZ_SECONDS ?= 300
 
 export SMP MEM CPU GIC EL ACCEL APPEND QEMU QEMUFLAGS PROFILE SSH_PORT HTTP_PORT HTTPS_PORT DATA DATA_SIZE JOBS GATE_JOBS ONLY
 export BERTH_BUILD := $(BUILD)
@@ -41,7 +42,7 @@ export MUSL_INCLUDE MUSL_LIB KERNEL_HEADERS BERTH_SOURCES BERTH_CACHE BERTH_RUST
 CARGO_ := scripts/cargo
 boot_initrd := $(if $(INITRD),$(INITRD),$(BUILD)/initrd.cpio.gz)
 
-.PHONY: help setup kernel kernels initrd userland harness run run-linux linux test host-test crash-soak lint fmt bench screenshot clean distclean FORCE
+.PHONY: help setup kernel kernels initrd userland harness run run-linux linux test host-test crash-soak fuzz lint fmt bench screenshot clean distclean FORCE
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +57,8 @@ help:
 #:   make fmt          format all Rust code
 #:   make host-test    the tests that need no machine
 #:   make crash-soak   the crash matrix of the file system with a million cuts (minutes to an hour; SEED=n repeats)
+#:   make fuzz         fuzzing of the ext4 driver, guided by coverage (FUZZ_SECONDS=300)
+#:   make linux-test   disks to and fro between Berth and Linux, the file suites on Linux itself
 #:   make bench        the same programs on Berth and on Debian's Linux, as ratios (BENCHFLAGS=…)
 #:   make screenshot   the application in a browser (needs Debian's chromium): build/screenshot*.png
 #:   make kernel       build/kernel.img, an arm64 Image (PROFILE=…)
@@ -130,6 +133,9 @@ lint: setup
 host-test: setup
 	@scripts/test host
 
+# It compares with Linux, so that must be there.
+linux-test: linux
+
 %-test: kernels initrd harness FORCE
 	@scripts/test gate $*
 
@@ -139,6 +145,9 @@ test: setup
 # A million cuts instead of ten thousand; SEED=n repeats a run.
 crash-soak: setup
 	CUTS=$${CUTS:-1000000} scripts/cargo test --release -p journal -p datafs -- --nocapture matrix
+
+fuzz: setup
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 bench: kernel initrd linux harness
 	@scripts/cargo run --release -q -p harness -- bench $(BENCHFLAGS)

@@ -1,5 +1,6 @@
 // Flags of files (chattr) and what they forbid, where a file lies (FIEMAP), and ranges of files: in T_DIR, on tmpfs and ext4.
 #include "t.h"
+#include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
@@ -245,4 +246,32 @@ TEST(fiemap) {
     CHECK(block == 1024 || block == 4096, "%d", block);
 }
 
-MAIN(T(immutable), T(append_only), T(who_may), T(xflags), T(inherited), T(fiemap))
+TEST(ranges) {
+    in_dir();
+    int fd = make("f", "");
+    static char text[7 * 4096], in[9 * 4096];
+    for (int i = 0; i < 7; i++) memset(text + i * 4096, 'a' + i, 4096);
+    MUST(write(fd, text, sizeof text - 10));
+    if (!on_ext4) {
+        CHECK_ERR(fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), EOPNOTSUPP);
+        return;
+    }
+    CHECK_ERR(fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 100, 4096), EINVAL);
+    CHECK_ERR(fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 4096, 6 * 4096), EINVAL);
+    CHECK_ERR(fallocate(fd, FALLOC_FL_INSERT_RANGE, 7 * 4096, 4096), EINVAL);
+    MUST(fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 4096, 2 * 4096));
+    CHECK(sx_of("f").stx_size == 5 * 4096 - 10);
+    CHECK(pread(fd, in, sizeof in, 0) == 5 * 4096 - 10);
+    for (int i = 0; i < 5; i++) CHECK(in[i * 4096] == "adefg"[i] && in[i * 4096 + 4000] == "adefg"[i], "%d: %c", i, in[i * 4096]);
+    MUST(fallocate(fd, FALLOC_FL_INSERT_RANGE, 2 * 4096, 4096));
+    CHECK(pread(fd, in, sizeof in, 0) == 6 * 4096 - 10);
+    for (int i = 0; i < 6; i++) CHECK(in[i * 4096] == "ad\0efg"[i], "%d: %c", i, in[i * 4096]);
+    MUST(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 4000, 200));
+    MUST(fallocate(fd, FALLOC_FL_ZERO_RANGE, 6 * 4096 - 20, 4096));
+    CHECK(sx_of("f").stx_size == 7 * 4096 - 20);
+    CHECK(pread(fd, in, sizeof in, 0) == 7 * 4096 - 20);
+    CHECK(in[3999] == 'a' && in[4000] == 0 && in[4199] == 0 && in[4200] == 'd');
+    CHECK(in[6 * 4096 - 21] == 'g' && in[6 * 4096 - 20] == 0 && in[7 * 4096 - 21] == 0);
+}
+
+MAIN(T(ranges), T(immutable), T(append_only), T(who_may), T(xflags), T(inherited), T(fiemap))

@@ -350,7 +350,18 @@ impl Volume {
         Ok(told)
     }
 
-    /// A block for metadata, in use from this transaction on. It must then be made with [`Tx::create`].
+    /// A block for names, a link's text or attributes: as [`Volume::alloc_meta`], but nothing that was promised to others or is
+    /// kept back for their mapping.
+    pub fn alloc_named(&self, tx: &Tx, goal: u64) -> Result<u64> {
+        self.settle_freed();
+        self.promise(1)?;
+        let got = self.alloc_meta(tx, goal);
+        self.release_promise(1);
+        got
+    }
+
+    /// A block for metadata, in use from this transaction on. It must then be made with [`Tx::create`]. Mapping what was
+    /// promised must not fail, so it may be one of those kept back for that.
     pub fn alloc_meta(&self, tx: &Tx, goal: u64) -> Result<u64> {
         let (at, _) = self.pick(goal, 1)?;
         if let Err(e) = self.take(tx, at, 1) {

@@ -242,7 +242,7 @@ impl DataInode {
     fn append_block(&self, tx: &Tx, core: &mut Core, n: u64) -> Result<Arc<Buf>> {
         let from = u32::try_from(n).map_err(|_| Errno::EFBIG)?;
         let goal = self.goal(core, n);
-        let number = self.vol.alloc_meta(tx, goal)?;
+        let number = self.vol.alloc_named(tx, goal)?;
         let done = Edit { owner: self.owner(), tx, core, goal }.replace(from, n + 1, Some((number, true)), 1);
         if let Err(e) = done {
             self.vol.free_meta(tx, number)?;

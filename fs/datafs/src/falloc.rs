@@ -18,7 +18,9 @@ const CHUNK: u64 = 8192;
 
 impl DataInode {
     pub(crate) fn do_fallocate(&self, cache: &FileCache, mode: u32, offset: u64, len: u64) -> Result<()> {
-        const KNOWN: u32 = linux::FALLOC_FL_KEEP_SIZE | linux::FALLOC_FL_PUNCH_HOLE | linux::FALLOC_FL_ZERO_RANGE;
+        const SHIFT: u32 = linux::FALLOC_FL_COLLAPSE_RANGE | linux::FALLOC_FL_INSERT_RANGE;
+        const KNOWN: u32 =
+            SHIFT | linux::FALLOC_FL_KEEP_SIZE | linux::FALLOC_FL_PUNCH_HOLE | linux::FALLOC_FL_ZERO_RANGE;
         if mode & !KNOWN != 0 || !self.core.read().has_extents() {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -26,6 +28,18 @@ impl DataInode {
         let keep = mode & linux::FALLOC_FL_KEEP_SIZE != 0;
         if (punch && (zero || !keep)) || len == 0 {
             return Err(if len == 0 { Errno::EINVAL } else { Errno::EOPNOTSUPP });
+        }
+        if mode & SHIFT != 0 {
+            if mode & (mode - 1) != 0 {
+                return Err(Errno::EINVAL);
+            }
+            self.vol.writable()?;
+            let _io = self.io.lock();
+            return if mode == linux::FALLOC_FL_COLLAPSE_RANGE {
+                self.collapse(cache, offset, len)
+            } else {
+                self.insert(cache, offset, len)
+            };
         }
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         if end > self.max_size() {

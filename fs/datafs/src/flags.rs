@@ -60,6 +60,6 @@ impl DataInode {
 
     /// Names in the directory changed: durable at once, if it is marked so.
     pub(crate) fn names_changed(&self) -> Result<()> {
-        if self.meta.has(DIRSYNC | SYNC) { self.settle() } else { Ok(()) }
+        if self.meta.has(DIRSYNC | SYNC) || self.vol.options.dirsync() { self.settle() } else { Ok(()) }
     }
 }

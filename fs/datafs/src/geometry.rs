@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::String;
 
 /// Why a disk was not mounted: for the caller a number, for the log a sentence.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refused {
     /// The error that `mount(2)` returns.
     pub errno: Errno,

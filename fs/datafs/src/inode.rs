@@ -275,7 +275,10 @@ impl DataInode {
     pub(crate) fn accessed(self: &Arc<Self>) {
         const DAY: i64 = 86400;
         let o = &self.vol.options;
-        if o.noatime() || self.meta.has(vfs::flags::NOATIME) || self.vol.read_only.load(Ordering::Relaxed) {
+        if o.noatime() || (self.is_dir() && o.nodiratime()) {
+            return;
+        }
+        if self.meta.has(vfs::flags::NOATIME) || self.vol.read_only.load(Ordering::Relaxed) {
             return;
         }
         let now = now();

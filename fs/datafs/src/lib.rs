@@ -34,7 +34,8 @@
 //! Quotas, encryption, case folding, inline data, verity, attributes in inodes of their own, clusters (`bigalloc`), blocks
 //! larger than a page: refused or mounted read-only by name. ACLs are neither shown nor enforced. Files with the old block
 //! map are read, overwritten and removed, but get no new blocks. Reserved blocks are open to everyone, as the VFS does not
-//! say who writes. Collapsing and inserting ranges.
+//! say who writes. With blocks smaller than a page a write
+//! allocates all blocks of its pages.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -66,6 +67,8 @@ mod options;
 mod orphan;
 mod readdir;
 mod recover;
+mod remount;
+mod shift;
 mod symlink;
 mod vfs_inode;
 mod volume;

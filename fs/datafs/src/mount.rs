@@ -2,17 +2,21 @@
 
 use crate::geometry::{Geometry, Refused};
 use crate::inode::{DataInode, ROOT};
+use crate::layout::features::Incompat;
 use crate::layout::superblock as sbl;
 use crate::options::Options;
 use crate::recover::{self, read_super};
 use crate::volume::Volume;
 use abi::{Errno, Result};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use block::BlockDevice;
+use core::any::Any;
 use core::sync::atomic::Ordering;
 use pagecache::PageCache;
+use sync::Once;
 use vfs::{FileSystem, Inode, Statfs};
 
 /// `EXT4_SUPER_MAGIC`
@@ -22,6 +26,8 @@ const MAGIC: u64 = 0xef53;
 pub struct DataFs {
     pub(crate) vol: Arc<Volume>,
     root: Arc<DataInode>,
+    /// What the device's owner wants to know dropped when the file system is unmounted; so it is the last field.
+    guard: Once<Box<dyn Any + Send + Sync>>,
 }
 
 impl core::fmt::Debug for DataFs {
@@ -58,12 +64,17 @@ impl DataFs {
         if !root.is_dir() {
             return Err(Refused::new(Errno::EUCLEAN, "the root is no directory"));
         }
-        let fs = Arc::new(DataFs { vol, root });
+        let fs = Arc::new(DataFs { vol, root, guard: Once::new() });
         if fs.vol.writable().is_ok() {
             fs.vol.mark_mounted()?;
             fs.vol.finish_orphans()?;
         }
         Ok(fs)
+    }
+
+    /// Keeps `guard` until the file system is unmounted and everything is written. A second call keeps the first.
+    pub fn hold(&self, guard: Box<dyn Any + Send + Sync>) {
+        let _ = self.guard.set(guard);
     }
 
     /// Makes everything durable but the content of files: inodes whose times run ahead, and the running transaction. May
@@ -98,14 +109,18 @@ impl Volume {
         }
     }
 
-    fn mark_mounted(&self) -> Result<()> {
+    pub(crate) fn mark_mounted(&self) -> Result<()> {
         let now = (platform::realtime_ns() / 1_000_000_000) as u32;
         let journal = self.store.has_journal();
         self.transact(4, |tx| {
             self.write_super(tx, |sb| {
                 sb.mtime.set(now);
                 sb.mnt_count.set(sb.mnt_count.get().wrapping_add(1));
-                if !journal {
+                if journal {
+                    // Said durably before; this is the copy in memory.
+                    let incompat = Incompat::from_bits_retain(sb.feature_incompat.get()) | Incompat::RECOVER;
+                    sb.feature_incompat.set(incompat.bits());
+                } else {
                     sb.state.set(sb.state.get() & !sbl::STATE_VALID);
                 }
             })
@@ -113,7 +128,7 @@ impl Volume {
     }
 
     /// Brings the superblock's counts up to date; with `clean` the file system is left for others.
-    fn update_super(&self, clean: bool) -> Result<()> {
+    pub(crate) fn update_super(&self, clean: bool) -> Result<()> {
         let blocks = self.free_blocks.load(Ordering::Relaxed) + self.pending_blocks.load(Ordering::Relaxed);
         let inodes = self.free_inodes.load(Ordering::Relaxed);
         let now = (platform::realtime_ns() / 1_000_000_000) as u32;
@@ -135,7 +150,7 @@ impl Volume {
         })
     }
 
-    fn sync_all(&self) -> Result<()> {
+    pub(crate) fn sync_all(&self) -> Result<()> {
         let _one = self.sync_lock.lock();
         let mut result = self.cache.sync_device(Some(self.dev));
         if self.writable().is_err() {
@@ -187,17 +202,8 @@ impl FileSystem for DataFs {
         self.vol.read_only.load(Ordering::Relaxed) || self.vol.store.journal.aborted().is_some()
     }
 
-    /// Changes `sync`, `noatime`, `errors=`, `commit=`, `discard`. `EINVAL` for what would need another mount.
     fn remount(&self, words: &str) -> Result<()> {
-        let v = &self.vol;
-        let old = v.options.now();
-        let new = old.parse(words)?;
-        if new.barrier != old.barrier {
-            return Err(Errno::EINVAL);
-        }
-        v.options.set(&new);
-        v.store.journal.set_interval_ns(u64::from(new.commit_seconds) * 1_000_000_000);
-        Ok(())
+        self.vol.remount(words)
     }
 
     fn trim(&self, range: core::ops::Range<u64>, least: u64) -> Result<u64> {
@@ -223,18 +229,7 @@ impl Drop for DataFs {
     fn drop(&mut self) {
         let v = &self.vol;
         v.left.store(true, Ordering::Release);
-        let leave = || -> Result<()> {
-            v.sync_all()?;
-            if v.writable().is_ok() {
-                v.update_super(true)?;
-            }
-            v.store.journal.close()?;
-            if v.store.has_journal() && v.store.journal.aborted().is_none() {
-                recover::mark_recover(&*v.device, false)?;
-            }
-            Ok(())
-        };
-        if let Err(e) = leave() {
+        if let Err(e) = v.end() {
             v.options.log(&alloc::format!("datafs: {}: unmounting: {e}", v.device.name()));
         }
         // Whatever is left in the list would keep itself alive.

@@ -20,8 +20,12 @@ pub struct Options {
     pub read_only: bool,
     /// Every change is durable when its call returns.
     pub sync: bool,
+    /// Every change of names is durable when its call returns.
+    pub dirsync: bool,
     /// Access times are not kept.
     pub noatime: bool,
+    /// Nor are those of directories.
+    pub nodiratime: bool,
     /// Access times are kept exactly, not just after changes.
     pub strictatime: bool,
     /// After an inconsistency.
@@ -47,7 +51,9 @@ impl Default for Options {
         Options {
             read_only: false,
             sync: false,
+            dirsync: false,
             noatime: false,
+            nodiratime: false,
             strictatime: false,
             on_error: OnError::RemountReadOnly,
             commit_seconds: 5,
@@ -68,7 +74,11 @@ impl Options {
                 ("rw", "") => self.read_only = false,
                 ("sync", "") => self.sync = true,
                 ("async", "") => self.sync = false,
+                ("dirsync", "") => self.dirsync = true,
+                ("nodirsync", "") => self.dirsync = false,
                 ("noatime", "") => self.noatime = true,
+                ("nodiratime", "") => self.nodiratime = true,
+                ("diratime", "") => self.nodiratime = false,
                 ("relatime" | "atime", "") => (self.noatime, self.strictatime) = (false, false),
                 ("strictatime", "") => (self.noatime, self.strictatime) = (false, true),
                 ("errors", "remount-ro") => self.on_error = OnError::RemountReadOnly,
@@ -85,7 +95,7 @@ impl Options {
                 ("barrier", "" | "1") => self.barrier = true,
                 ("nobarrier", "") | ("barrier", "0") => self.barrier = false,
                 // The only ways that there are; and defaults that mean nothing here.
-                ("data", "ordered") | ("delalloc" | "user_xattr" | "defaults" | "nodiratime" | "lazytime", "") => {}
+                ("data", "ordered") | ("delalloc" | "user_xattr" | "defaults" | "lazytime", "") => {}
                 _ => return Err(Errno::EINVAL),
             }
         }
@@ -102,6 +112,7 @@ impl Options {
             }
         };
         add(self.sync, "sync");
+        add(self.dirsync, "dirsync");
         add(self.on_error == OnError::Continue, "errors=continue");
         add(self.discard, "discard");
         add(!self.barrier, "nobarrier");
@@ -116,7 +127,9 @@ impl Options {
 #[derive(Debug)]
 pub(crate) struct Live {
     sync: AtomicBool,
+    dirsync: AtomicBool,
     noatime: AtomicBool,
+    nodiratime: AtomicBool,
     strictatime: AtomicBool,
     goes_on: AtomicBool,
     discard: AtomicBool,
@@ -129,7 +142,9 @@ impl Live {
     pub fn new(options: Options) -> Self {
         let live = Live {
             sync: AtomicBool::default(),
+            dirsync: AtomicBool::default(),
             noatime: AtomicBool::default(),
+            nodiratime: AtomicBool::default(),
             strictatime: AtomicBool::default(),
             goes_on: AtomicBool::default(),
             discard: AtomicBool::default(),
@@ -143,7 +158,9 @@ impl Live {
     /// Takes over what can be changed.
     pub fn set(&self, o: &Options) {
         self.sync.store(o.sync, Ordering::Relaxed);
+        self.dirsync.store(o.dirsync, Ordering::Relaxed);
         self.noatime.store(o.noatime, Ordering::Relaxed);
+        self.nodiratime.store(o.nodiratime, Ordering::Relaxed);
         self.strictatime.store(o.strictatime, Ordering::Relaxed);
         self.goes_on.store(o.on_error == OnError::Continue, Ordering::Relaxed);
         self.discard.store(o.discard, Ordering::Relaxed);
@@ -154,7 +171,9 @@ impl Live {
     pub fn now(&self) -> Options {
         Options {
             sync: self.sync(),
+            dirsync: self.dirsync(),
             noatime: self.noatime(),
+            nodiratime: self.nodiratime(),
             strictatime: self.strictatime(),
             on_error: if self.goes_on() { OnError::Continue } else { OnError::RemountReadOnly },
             discard: self.discard(),
@@ -171,6 +190,16 @@ impl Live {
     /// Access times are not kept.
     pub fn noatime(&self) -> bool {
         self.noatime.load(Ordering::Relaxed)
+    }
+
+    /// Every change of names is durable when its call returns.
+    pub fn dirsync(&self) -> bool {
+        self.dirsync.load(Ordering::Relaxed)
+    }
+
+    /// Access times of directories are not kept.
+    pub fn nodiratime(&self) -> bool {
+        self.nodiratime.load(Ordering::Relaxed)
     }
 
     /// Access times are kept exactly.

@@ -130,29 +130,41 @@ pub(crate) fn open(
         return Err(Refused::new(Errno::EINVAL, "the journal is on another device, which is not supported"));
     }
     let writes = !options.read_only && geo.ro_because.is_empty() && !device.geometry().read_only;
-    if !writes && !pending {
-        return Ok(Store::new(Journal::none(cache), geo.blocks));
-    }
     if device.geometry().read_only {
-        return Err(Refused::new(Errno::EROFS, "the journal must be replayed, but the disk cannot be written"));
+        if pending {
+            return Err(Refused::new(Errno::EROFS, "the journal must be replayed, but the disk cannot be written"));
+        }
+        return Ok(Store::new(Journal::none(cache), geo.blocks));
     }
     let map = journal_map(&**device, geo, sb.journal_inum.get())
-        .map_err(|e| Refused::new(e, "the journal's inode is damaged"))?;
+        .map_err(|e| Refused::new(e, "the journal's inode is damaged"));
     let refused = |r: journal::Refusal| Refused::new(r.errno(), format!("the journal: {r}"));
-    if !writes {
-        let report = journal::recover(&**device, geo.block_size, &map, &sb.uuid).map_err(refused)?;
-        told(options, device, &report);
-        mark_recover(&**device, false)?;
-        return Ok(Store::new(Journal::none(cache), geo.blocks));
-    }
     let with = journal::Options {
         barrier: options.barrier,
         interval_ns: u64::from(options.commit_seconds) * 1_000_000_000,
         wide: geo.has64(),
         checksums: if geo.metadata_csum() { Checksums::V3 } else { Checksums::None },
     };
-    let (journal, report) = Journal::load(cache, map, &sb.uuid, with).map_err(refused)?;
-    told(options, device, &report);
+    if !writes {
+        if pending {
+            let map = map.as_ref().map_err(Refused::clone)?;
+            let report = journal::recover(&**device, geo.block_size, map, &sb.uuid).map_err(refused)?;
+            told(options, device, &report);
+            mark_recover(&**device, false)?;
+        }
+        // For a remount. Whoever only reads can do without.
+        let journal = map.and_then(|map| Journal::closed(cache.clone(), map, &sb.uuid, with).map_err(refused));
+        return Ok(Store::new(journal.unwrap_or_else(|_| Journal::none(cache)), geo.blocks));
+    }
+    let journal = if pending {
+        let (journal, report) = Journal::load(cache, map?, &sb.uuid, with).map_err(refused)?;
+        told(options, device, &report);
+        journal
+    } else {
+        let journal = Journal::closed(cache, map?, &sb.uuid, with).map_err(refused)?;
+        journal.reopen()?;
+        journal
+    };
     mark_recover(&**device, true)?;
     Ok(Store::new(journal, geo.blocks))
 }

@@ -50,7 +50,7 @@ impl DataInode {
         }
         init_extents(&mut core);
         let goal = self.goal(&core, 0);
-        let at = self.vol.alloc_meta(tx, goal)?;
+        let at = self.vol.alloc_named(tx, goal)?;
         let buf = tx.create(at)?;
         tx.write(&buf, |b| b[..text.len()].copy_from_slice(text))?;
         Edit { owner: self.owner(), tx, core: &mut core, goal }.replace(0, 1, Some((at, true)), 1)?;

@@ -279,6 +279,10 @@ impl Inode for DataInode {
     }
 
     fn extents(&self, range: Range<u64>, most: usize) -> Result<Vec<vfs::FileExtent>> {
+        // What else an inode has where the map would be is no map.
+        if !matches!(self.meta.kind, FileType::Regular | FileType::Dir) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         self.runs(range, most)
     }
 

@@ -102,7 +102,7 @@ impl DataInode {
         let mut at = core.f().file_acl();
         let shared = at != 0 && self.vol.store.read(at)?.with(xattr::refcount) > 1;
         let buf = if at == 0 || shared {
-            let number = self.vol.alloc_meta(tx, self.goal(core, 0))?;
+            let number = self.vol.alloc_named(tx, self.goal(core, 0))?;
             if shared {
                 self.release_xattr_block(tx, core)?;
             }

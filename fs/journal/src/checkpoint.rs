@@ -59,7 +59,7 @@ impl Log {
 
 impl LogInner {
     pub fn new(sb: Superblock, head: u32, sequence: u32) -> Self {
-        LogInner { sb, head, sequence, used: 0, logged: VecDeque::new(), pending: BTreeMap::new(), closed: false }
+        LogInner { sb, head, sequence, used: 0, logged: VecDeque::new(), pending: BTreeMap::new(), closed: true }
     }
 
     /// A transaction of `blocks` blocks has been written; `head` is the block behind it.
@@ -208,6 +208,21 @@ impl Journal {
         });
         drop(inner);
         result.inspect_err(|e| self.abort(*e))
+    }
+
+    /// Marks a closed log as in use: one whose first block does not carry the sequence is empty all the same.
+    pub(crate) fn open_log(&self) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let mut inner = log.inner.lock();
+        if !inner.closed {
+            return Ok(());
+        }
+        let (sequence, head) = (inner.sequence, inner.head);
+        inner.sb.set_errno(0);
+        inner.sb.set_tail(sequence, head);
+        write_superblock(&**self.cache.device(), log.layout.block_size, &log.map, &mut inner.sb)?;
+        inner.closed = false;
+        Ok(())
     }
 
     /// Notes the abort in the journal's superblock, as far as the device still takes it. The tail stays: recovery is due.

@@ -5,7 +5,7 @@ use crate::checkpoint::LogInner;
 use crate::format::{Checksums, Layout};
 use crate::handle::{Handle, Transaction};
 use crate::map::Map;
-use crate::recovery::{Refusal, Report, read_superblock, recover, write_superblock};
+use crate::recovery::{Refusal, Report, read_superblock, recover};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -154,13 +154,24 @@ impl Journal {
         if report.replayed > 0 {
             cache.drop_clean();
         }
-        let mut sb = read_superblock(&*device, size, &map, uuid)?;
+        let journal = Self::closed(cache, map, uuid, options)?;
+        journal.reopen()?;
+        Ok((journal, report))
+    }
+
+    /// The journal that `map` locates as [`Journal::close`] leaves one: nothing is written, and [`Journal::reopen`] begins. A log
+    /// that is not empty is not replayed: the file system says that it needs none, so somebody else has dealt with it. For a file system that is mounted read-only, so far. May sleep.
+    pub fn closed(
+        cache: Arc<BufferCache>,
+        map: Map,
+        uuid: &[u8; 16],
+        options: Options,
+    ) -> core::result::Result<Arc<Self>, Refusal> {
+        let mut sb = read_superblock(&**cache.device(), cache.block_size(), &map, uuid)?;
         sb.set_features(options.wide, options.checksums);
-        sb.set_errno(0);
-        // Marked in use once and for all: a log whose first block does not carry the sequence is empty all the same.
-        let (first, sequence) = (sb.first(), sb.sequence());
-        sb.set_tail(sequence, first);
-        write_superblock(&*device, size, &map, &mut sb)?;
+        // What is left in such a log must never look like a part of what follows.
+        let skip = if sb.start() == 0 { 0 } else { sb.len() };
+        let (first, sequence) = (sb.first(), sb.sequence().wrapping_add(skip));
         let len = sb.len();
         let log = Log {
             map,
@@ -171,7 +182,24 @@ impl Journal {
             inner: Mutex::new(&LOG, LogInner::new(sb, first, sequence)),
         };
         let max = ((len - first) / 4).max(1);
-        Ok((Self::make(cache, Some(log), max, options.interval_ns), report))
+        let journal = Self::make(cache, Some(log), max, options.interval_ns);
+        journal.state.lock().closed = true;
+        Ok(journal)
+    }
+
+    /// Opens a closed journal for writing. `EROFS` after an abort. May sleep.
+    pub fn reopen(&self) -> Result<()> {
+        if self.is_dead() {
+            return Err(Errno::EROFS);
+        }
+        self.open_log()?;
+        self.state.lock().closed = false;
+        Ok(())
+    }
+
+    /// Whether handles can be had, as far as that depends on [`Journal::close`].
+    pub fn is_open(&self) -> bool {
+        !self.state.lock().closed
     }
 
     /// The buffers below.
@@ -346,8 +374,8 @@ impl Journal {
         self.work.wake_all();
     }
 
-    /// Commits, writes everything home, and marks the journal empty. Afterwards [`Journal::start`] gives `EROFS`. For unmount
-    /// and remounting read-only; the file system's superblock is then written by its owner. May sleep.
+    /// Commits, writes everything home, and marks the journal empty. Afterwards [`Journal::start`] gives `EROFS`, until
+    /// [`Journal::reopen`]. For unmount and remounting read-only; the file system's superblock is then written by its owner. May sleep.
     pub fn close(&self) -> Result<()> {
         self.state.lock().closed = true;
         let result = self.force().and_then(|()| self.checkpoint_all(true));

@@ -180,6 +180,8 @@ pub struct OpenFile {
     pos: Mutex<u64>,
     /// How far it was told of write errors of the file, and of its file system.
     errors: (ErrCursor, ErrCursor),
+    /// It counts among its mount's writers.
+    writer: bool,
     /// Set once a lock was taken through it, so that closing looks for locks only then.
     pub(crate) locked: AtomicBool,
 }
@@ -187,15 +189,35 @@ pub struct OpenFile {
 impl OpenFile {
     /// An object without a path.
     pub fn anonymous(object: Arc<dyn File>, flags: u32) -> Arc<OpenFile> {
-        Self::build(None, Some(object), flags, true)
+        Self::build((None, false), Some(object), flags, true)
     }
 
     /// What is at `path`; `object` where reads and writes go to an object.
     pub fn at(path: Path, object: Option<Arc<dyn File>>, flags: u32, keeps_set_id: bool) -> Arc<OpenFile> {
-        Self::build(Some(path), object, flags, keeps_set_id)
+        Self::build((Some(path), false), object, flags, keeps_set_id)
     }
 
-    fn build(path: Option<Path>, object: Option<Arc<dyn File>>, flags: u32, keeps_set_id: bool) -> Arc<OpenFile> {
+    /// The same for a file that programs open by its name, which counts among its mount's writers if it is one. `EROFS` if
+    /// there may be none any more.
+    pub(crate) fn counted(
+        path: Path,
+        object: Option<Arc<dyn File>>,
+        flags: u32,
+        keeps_set_id: bool,
+    ) -> Result<Arc<OpenFile>> {
+        let writer = flags & linux::O_ACCMODE != linux::O_RDONLY && path.dentry.kind() == FileType::Regular;
+        if writer {
+            path.mount.begin_write()?;
+        }
+        Ok(Self::build((Some(path), writer), object, flags, keeps_set_id))
+    }
+
+    fn build(
+        (path, writer): (Option<Path>, bool),
+        object: Option<Arc<dyn File>>,
+        flags: u32,
+        keeps_set_id: bool,
+    ) -> Arc<OpenFile> {
         let sample = |e: Option<&ErrSeq>| e.map_or_else(ErrCursor::default, ErrSeq::sample);
         let of_file = sample(path.as_ref().and_then(|p| p.inode().write_errors()));
         let of_fs = sample(path.as_ref().and_then(|p| p.mount.sb.fs.write_errors()));
@@ -205,6 +227,7 @@ impl OpenFile {
             object,
             flags: AtomicU32::new(flags),
             keeps_set_id,
+            writer,
             pos: Mutex::new(&POS, 0),
             locked: AtomicBool::new(false),
         })
@@ -635,6 +658,9 @@ impl Drop for OpenFile {
         }
         if let Some(i) = self.inode() {
             i.release(self);
+        }
+        if let Some(p) = self.path.as_ref().filter(|_| self.writer) {
+            p.mount.end_write();
         }
     }
 }

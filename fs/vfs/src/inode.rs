@@ -347,8 +347,8 @@ pub trait FileSystem: Send + Sync {
         false
     }
 
-    /// Changes its options while it is mounted: words separated by commas, of which only what differs is named. `EINVAL` for
-    /// what it does not know or cannot change.
+    /// Changes its options while it is mounted: words separated by commas, of which only what differs is named, and `ro` or
+    /// `rw`. `EINVAL` for what it does not know or cannot change, `EROFS` if it cannot be written.
     fn remount(&self, words: &str) -> Result<()> {
         let _ = words;
         Ok(())

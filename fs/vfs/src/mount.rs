@@ -11,7 +11,7 @@ use abi::{Errno, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use sync::{LockClass, Mutex, SpinLock, rank};
 
 static RENAME: LockClass = LockClass::new("rename", rank::RENAME);
@@ -73,6 +73,10 @@ impl MountFlags {
     }
 }
 
+/// The flags of `mount(2)` about access times that a mount keeps; a remount without any keeps what is.
+pub const ATIME_FLAGS: u32 = MountFlags::NOATIME | MountFlags::NODIRATIME | MountFlags::RELATIME;
+const STRICTATIME: u32 = 1 << 24;
+
 /// A file system in use.
 pub struct Superblock {
     /// The file system.
@@ -83,6 +87,10 @@ pub struct Superblock {
     pub(crate) cached: bool,
     /// Held over renames between directories.
     pub(crate) rename: Mutex<()>,
+    /// Nothing is written, through whatever mount.
+    read_only: AtomicBool,
+    /// Regular files that are open for writing.
+    writers: AtomicUsize,
 }
 
 impl core::fmt::Debug for Superblock {
@@ -102,7 +110,9 @@ impl Superblock {
         let id = NEXT_SB.fetch_add(1, Ordering::Relaxed);
         let root = Dentry::new(id, None, Arc::from(&b"/"[..]), root);
         let cached = fs.cache_names();
-        Arc::new(Superblock { fs, root, id, cached, rename: Mutex::new(&RENAME, ()) })
+        let rename = Mutex::new(&RENAME, ());
+        let (read_only, writers) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Superblock { fs, root, id, cached, rename, read_only, writers })
     }
 }
 
@@ -129,6 +139,8 @@ pub struct Mount {
     pub root: Arc<Dentry>,
     flags: AtomicU32,
     source: String,
+    /// Regular files that are open for writing through it.
+    writers: AtomicUsize,
     at: SpinLock<Option<Place>>,
 }
 
@@ -148,6 +160,7 @@ impl Mount {
             root,
             flags: AtomicU32::new(flags & MountFlags::KEPT),
             source: String::from(source),
+            writers: AtomicUsize::new(0),
             at: SpinLock::new(&AT, None),
         })
     }
@@ -166,7 +179,27 @@ impl Mount {
     /// Whether nothing can be written through it.
     #[inline]
     pub fn read_only(&self) -> bool {
-        self.flags().has(MountFlags::RDONLY)
+        self.flags().has(MountFlags::RDONLY) || self.sb.read_only.load(Ordering::Relaxed)
+    }
+
+    /// One more regular file is open for writing. `EROFS` if that may not be any more: the caller checked before, but a
+    /// remount may have come between.
+    pub(crate) fn begin_write(&self) -> Result<()> {
+        self.writers.fetch_add(1, Ordering::SeqCst);
+        self.sb.writers.fetch_add(1, Ordering::SeqCst);
+        let late =
+            self.flags.load(Ordering::SeqCst) & MountFlags::RDONLY != 0 || self.sb.read_only.load(Ordering::SeqCst);
+        if late {
+            self.end_write();
+            return Err(Errno::EROFS);
+        }
+        Ok(())
+    }
+
+    /// One less.
+    pub(crate) fn end_write(&self) {
+        self.sb.writers.fetch_sub(1, Ordering::SeqCst);
+        self.writers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// What was mounted, as the caller of `mount` named it.
@@ -385,18 +418,60 @@ fn beneath(top: &Path) -> Vec<Arc<Mount>> {
     all().into_iter().filter(|m| m.mountpoint().is_some_and(|p| !p.same(top) && p.is_beneath(top))).collect()
 }
 
-/// `MS_REMOUNT`: changes the flags of the mount whose root is `at`, and the options of its file system by `words`. What was
-/// written is made durable before a mount becomes read-only. Files that are open for writing stay so.
+/// `MS_REMOUNT`: changes the flags of the mount whose root is `at`, and the options of its file system by `words`; whether that
+/// is read-only holds for all its mounts. It becomes so after everything is durable; `EBUSY` while a file is open for
+/// writing. `EROFS` if it cannot be written.
 pub fn remount(at: &Path, flags: u32, words: &str) -> Result<()> {
     if !Arc::ptr_eq(&at.dentry, &at.mount.root) {
         return Err(Errno::EINVAL);
     }
-    if flags & MountFlags::RDONLY == 0 && at.mount.sb.fs.read_only() {
+    let changes = CHANGES.lock();
+    let sb = &at.mount.sb;
+    let read_only = flags & MountFlags::RDONLY != 0;
+    let done = if read_only { end_writing(sb, words) } else { begin_writing(sb, words) };
+    if done.is_ok() {
+        let old = if flags & (ATIME_FLAGS | STRICTATIME) == 0 { at.mount.flags().0 & ATIME_FLAGS } else { 0 };
+        at.mount.flags.store(flags & MountFlags::KEPT | old, Ordering::SeqCst);
+    }
+    drop(changes);
+    done
+}
+
+fn begin_writing(sb: &Superblock, words: &str) -> Result<()> {
+    sb.fs.remount(&[words, ",rw"].concat())?;
+    if sb.fs.read_only() {
         return Err(Errno::EROFS);
     }
-    at.mount.sb.fs.remount(words)?;
-    let old = at.mount.flags.swap(flags & MountFlags::KEPT, Ordering::Relaxed);
-    if flags & !old & MountFlags::RDONLY != 0 { at.mount.sb.fs.sync() } else { Ok(()) }
+    sb.read_only.store(false, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Nobody begins to write from the flag on, so what the count says then stays true.
+fn end_writing(sb: &Superblock, words: &str) -> Result<()> {
+    let before = sb.read_only.swap(true, Ordering::SeqCst);
+    let busy = if sb.writers.load(Ordering::SeqCst) > 0 { Err(Errno::EBUSY) } else { Ok(()) };
+    let done = busy.and_then(|()| sb.fs.sync()).and_then(|()| sb.fs.remount(&[words, ",ro"].concat()));
+    if done.is_err() {
+        sb.read_only.store(before, Ordering::SeqCst);
+    }
+    done
+}
+
+/// `MS_REMOUNT | MS_BIND`: changes the flags of one mount, whatever others there are of its file system. `EBUSY` if it is to
+/// become read-only and a file is open for writing through it.
+pub fn remount_bind(at: &Path, flags: u32) -> Result<()> {
+    if !Arc::ptr_eq(&at.dentry, &at.mount.root) {
+        return Err(Errno::EINVAL);
+    }
+    let changes = CHANGES.lock();
+    let m = &at.mount;
+    let before = m.flags.swap(flags & MountFlags::KEPT, Ordering::SeqCst);
+    let busy = flags & !before & MountFlags::RDONLY != 0 && m.writers.load(Ordering::SeqCst) > 0;
+    if busy {
+        m.flags.store(before, Ordering::SeqCst);
+    }
+    drop(changes);
+    if busy { Err(Errno::EBUSY) } else { Ok(()) }
 }
 
 /// `MS_MOVE`: takes the mount at `from` to `to`.

@@ -153,7 +153,7 @@ fn open_place(cred: &Cred<'_>, place: Path, how: OpenHow, created: bool) -> Resu
     }
     notify::path(&place, event::OPEN);
     let drop_flags = linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::O_TRUNC | linux::O_CLOEXEC;
-    Ok(OpenFile::at(place, object, how.flags & !drop_flags, cred.capable(CAP_FSETID)))
+    OpenFile::counted(place, object, how.flags & !drop_flags, cred.capable(CAP_FSETID))
 }
 
 fn open_create(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], how: OpenHow) -> Result<Arc<OpenFile>> {
@@ -247,5 +247,5 @@ fn open_tmpfile(fs: &FsContext, cred: &Cred<'_>, at: At<'_>, path: &[u8], how: O
     let inode = dir.inode().tmpfile(&NewInode { kind: NewKind::Regular, mode, uid: cred.uid, gid })?;
     let name = alloc::format!("#{}", inode.meta().ino);
     let place = unnamed_path(&dir, inode, name.as_bytes());
-    Ok(OpenFile::at(place, None, how.flags & !linux::O_EXCL, cred.capable(CAP_FSETID)))
+    OpenFile::counted(place, None, how.flags & !linux::O_EXCL, cred.capable(CAP_FSETID))
 }

@@ -406,6 +406,7 @@ pub(crate) fn child_locked(dir: &Path, name: &[u8]) -> Result<Option<Arc<Dentry>
         }
     }
     let dentry = match dir.inode().lookup(name) {
+        Ok(inode) if sb.cached && is_above(&dir.dentry, &*inode) => return Err(Errno::ELOOP),
         Ok(inode) => Some(Dentry::new(sb.id, Some(dir.dentry.clone()), Arc::from(name), inode)),
         Err(Errno::ENOENT) => None,
         Err(e) => return Err(e),
@@ -415,6 +416,22 @@ pub(crate) fn child_locked(dir: &Path, name: &[u8]) -> Result<Option<Arc<Dentry>
         dcache::insert(dir.dentry.id(), name, dentry.clone());
     }
     Ok(dentry)
+}
+
+/// Whether `inode`, found in `dir`, is `dir` or a directory above it: only a damaged disk has such a loop, in which who walks
+/// the tree would never come to an end.
+fn is_above(dir: &Arc<Dentry>, inode: &dyn crate::Inode) -> bool {
+    let (meta, mut at) = (inode.meta(), Some(dir.clone()));
+    if meta.kind != FileType::Dir {
+        return false;
+    }
+    while let Some(d) = at {
+        if d.inode().meta().ino == meta.ino {
+            return true;
+        }
+        at = d.parent();
+    }
+    false
 }
 
 #[inline]

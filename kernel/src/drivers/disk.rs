@@ -109,9 +109,13 @@ pub fn rescan(device: &dyn BlockDevice) -> Result<()> {
     if disk.partitions.iter().any(|p| Arc::strong_count(p) > 1) {
         return Err(Errno::EBUSY);
     }
-    disk.partitions = entries.iter().map(|e| Arc::new(Partition::new(disk.device.clone(), e))).collect();
+    let fresh = entries.iter().map(|e| Arc::new(Partition::new(disk.device.clone(), e))).collect();
+    let old = core::mem::replace(&mut disk.partitions, fresh);
     let names: Vec<String> = disk.partitions.iter().map(|p| p.name().into()).collect();
     drop(disks);
+    let gone = old.iter().map(|p| p.name()).filter(|n| !names.iter().any(|new| new == n));
+    crate::file::root::update_nodes(gone);
+    drop(old);
     if !names.is_empty() {
         crate::info!("{}: {table:?} partitions: {}", device.name(), names.join(" "));
     }

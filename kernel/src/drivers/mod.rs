@@ -1,5 +1,6 @@
 //! Device drivers.
 
+pub mod claims;
 pub mod disk;
 pub mod pl011;
 pub mod pl031;

@@ -9,9 +9,10 @@
 //! With `O_DIRECT` a transfer goes to the device at once, from or to the caller's own pages where they can be lent
 //! (`mm/pin.rs`), else through pages of the call's own; the cache's pages of the range are written before and dropped after.
 //!
-//! Not done: mapping a device into memory (`ENODEV`), and exclusive opening (`O_EXCL`) of a device that is mounted.
+//! Not done: mapping a device into memory (`ENODEV`).
 
 use crate::arch::uaccess::{self, UserAddr};
+use crate::drivers::claims::Claim;
 use crate::drivers::disk;
 use crate::mm::reclaim::page_cache;
 use crate::task::job;
@@ -177,21 +178,26 @@ struct BlockFile {
     device: Arc<dyn BlockDevice>,
     /// Opened with `O_SYNC` or `O_DSYNC`.
     durable: bool,
+    /// Opened with `O_EXCL`: nobody else's as long as it is open.
+    claim: Option<Claim>,
+    rdev: u64,
     /// Opened with `O_DIRECT`.
     direct: bool,
     /// The errors of write-back that this opener knows.
     seen: ErrCursor,
 }
 
-/// Opens the device with number `rdev`. `ENXIO` if there is none, `EROFS` for writing to a read-only one.
+/// Opens the device with number `rdev`. `ENXIO` if there is none, `EROFS` for writing to a read-only one, `EBUSY` with
+/// `O_EXCL` for one that is mounted or somebody else's.
 pub fn open(rdev: u64, flags: u32) -> Result<Arc<dyn File>> {
     let device = disk::by_rdev(rdev)?;
     if flags & linux::O_ACCMODE != linux::O_RDONLY && device.geometry().read_only {
         return Err(Errno::EROFS);
     }
+    let claim = if flags & linux::O_EXCL != 0 { Some(Claim::take(rdev)?) } else { None };
     let on = Opened::get(rdev, device.clone());
     let (durable, direct) = (flags & linux::O_DSYNC != 0, flags & linux::O_DIRECT != 0);
-    Ok(Arc::new(BlockFile { seen: on.cache.errors().sample(), on, device, durable, direct }))
+    Ok(Arc::new(BlockFile { seen: on.cache.errors().sample(), on, device, durable, claim, rdev, direct }))
 }
 
 fn fault<T>(r: core::result::Result<T, uaccess::Fault>) -> Result<T> {
@@ -216,6 +222,13 @@ impl BlockFile {
 }
 
 impl BlockFile {
+    /// Reads the partition table again, as it was written through the cache.
+    fn read_partitions(&self) -> Result<()> {
+        self.on.write_back(0..u64::MAX, &self.seen)?;
+        let _claim = if self.claim.is_none() { Some(Claim::take(self.rdev)?) } else { None };
+        disk::rescan(&*self.device)
+    }
+
     /// What the cache holds of `len` bytes at `offset` is written, and no longer cached afterwards.
     fn uncache(&self, offset: u64, len: u64) -> Result<()> {
         let range = offset..offset.saturating_add(len);
@@ -305,7 +318,7 @@ impl File for BlockFile {
                 self.fsync()?;
                 self.on.cache.invalidate(0..u64::MAX);
             }
-            BLKRRPART if job::is_privileged() => disk::rescan(&*self.device)?,
+            BLKRRPART if job::is_privileged() => self.read_partitions()?,
             BLKFLSBUF | BLKRRPART => return Err(Errno::EACCES),
             BLKDISCARD => {
                 let (sector, count) = self.range(file, user)?;

@@ -3,26 +3,21 @@
 //! A device is mounted once at a time. Each mount has a thread that commits and checkpoints; it holds no reference that
 //! would keep the file system mounted, and ends when that is gone. Metadata in memory is given back when memory is short.
 
+use crate::drivers::claims::Claim;
 use crate::task::Thread;
 use abi::{Errno, Result};
 use alloc::boxed::Box;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use block::BlockDevice;
 use datafs::{DataFs, Footprint, Keeper, Options, Shrinker};
 use platform::ParkOptions;
 use smallvec::SmallVec;
-use sync::{LockClass, Mutex, Once, SpinLock, rank};
+use sync::{LockClass, Once, SpinLock, rank};
 use vfs::{FileSystem, MountFlags};
 
-/// `MS_SYNCHRONOUS`
-const MS_SYNCHRONOUS: u32 = 16;
-
-static MOUNTED: LockClass = LockClass::new("mounted disks", rank::RENAME - 10);
 static SHRINKERS: LockClass = LockClass::new("metadata shrinkers", rank::SPIN + 90);
 
-/// Which devices are mounted.
-static DISKS: Mutex<Vec<(u64, Weak<DataFs>)>> = Mutex::new(&MOUNTED, Vec::new());
 static METADATA: SpinLock<Vec<Shrinker>> = SpinLock::new(&SHRINKERS, Vec::new());
 
 /// Mounts the ext4 file system on `device`, whose number is `rdev`; says in the log why it does not. `EBUSY` if it is mounted
@@ -31,24 +26,16 @@ pub fn mount(device: Arc<dyn BlockDevice>, rdev: u64, flags: u32, options: &str)
     let log: fn(&str) = |m| crate::warn!("{m}");
     let mut with = Options { log, ..Options::default() }.parse(options)?;
     with.read_only |= flags & MountFlags::RDONLY != 0;
-    with.noatime |= flags & MountFlags::NOATIME != 0;
-    with.sync |= flags & MS_SYNCHRONOUS != 0;
-    let mut disks = DISKS.lock();
-    disks.retain(|d| d.1.strong_count() > 0);
-    if disks.iter().any(|d| d.0 == rdev) {
-        return Err(Errno::EBUSY);
-    }
+    let claim = Claim::take(rdev)?;
     let name = alloc::string::String::from(device.name());
     let fs = DataFs::mount(device, crate::mm::reclaim::page_cache().clone(), with, rdev).map_err(|refused| {
         crate::warn!("datafs: {name}: {}", refused.why);
         refused.errno
     })?;
-    disks.push((rdev, Arc::downgrade(&fs)));
-    drop(disks);
+    fs.hold(Box::new(claim));
     remember(fs.shrinker());
-    if !fs.read_only() {
-        keep(fs.keeper())?;
-    }
+    // A read-only one may be remounted.
+    keep(fs.keeper())?;
     Ok(fs)
 }
 

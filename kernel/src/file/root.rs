@@ -30,6 +30,8 @@ use vfs::{
 const MAX_UNPACKED: u64 = 8 << 30;
 
 static DEV: Once<Arc<TmpFs>> = Once::new();
+/// The file system of /dev as its own root, wherever it is mounted.
+static NODES_AT: Once<FsContext> = Once::new();
 
 /// Makes the root: a tmpfs with the initial RAM disk's content and a populated /dev. Called once, by process 1.
 #[inline(never)]
@@ -227,15 +229,16 @@ fn mount_dev(fs: &FsContext) -> Result<()> {
     };
     make_dir(b"/dev")?;
     let at = Walk::resolve(fs, cred, At::Cwd, b"/dev", Lookup::FOLLOW)?;
-    vfs::mount::mount(Superblock::new(devtmpfs()?)?, &at, 0, "devtmpfs")?;
+    let sb = Superblock::new(devtmpfs()?)?;
+    let dev = FsContext::new(vfs::mount::unattached(sb.clone()));
+    dev.set_umask(0);
+    let _ = NODES_AT.set(dev);
+    vfs::mount::mount(sb, &at, 0, "devtmpfs")?;
     for &(name, mode, rdev) in NODES {
         let path = [b"/dev/", name.as_bytes()].concat();
         namei::mknod(fs, cred, At::Cwd, &path, 0o020_000 | mode, rdev)?;
     }
-    for node in disk::all() {
-        let path = [b"/dev/", node.device.name().as_bytes()].concat();
-        namei::mknod(fs, cred, At::Cwd, &path, 0o060_660, makedev(disk::MAJOR, node.minor.into()))?;
-    }
+    update_nodes(core::iter::empty());
     for (name, text) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
         namei::symlink(fs, cred, text.as_bytes(), At::Cwd, &[b"/dev/", name.as_bytes()].concat())?;
     }
@@ -243,6 +246,24 @@ fn mount_dev(fs: &FsContext) -> Result<()> {
     make_dir(b"/dev/shm")?;
     let at = Walk::resolve(fs, cred, At::Cwd, b"/dev/pts", Lookup::FOLLOW)?;
     vfs::mount::mount(Superblock::new(synth::devpts())?, &at, 0, "devpts")
+}
+
+/// Brings the nodes of /dev in line with the disks and partitions that there are: `gone` are names of some that were. What
+/// cannot be made is told in the log. Context: thread; before there is a /dev it does nothing.
+pub fn update_nodes<'a>(gone: impl Iterator<Item = &'a str>) {
+    let Some(dev) = NODES_AT.get() else { return };
+    let cred = &Cred::ROOT;
+    for name in gone {
+        let _ = namei::unlink(dev, cred, At::Cwd, name.as_bytes(), false);
+    }
+    for node in disk::all() {
+        let name = node.device.name();
+        let rdev = makedev(disk::MAJOR, node.minor.into());
+        match namei::mknod(dev, cred, At::Cwd, name.as_bytes(), 0o060_660, rdev) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => crate::warn!("/dev/{name} cannot be made: {e}"),
+        }
+    }
 }
 
 /// A new file system of type `kind` for mount(2), on the device that `source` names where it needs one. `ENODEV` for unknown

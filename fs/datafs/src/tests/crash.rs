@@ -529,6 +529,14 @@ fn matrix(cuts: u64, seed: u64, options: Options) -> Result<String, String> {
             }
         }
         round += 1;
+        // A long run that was interrupted goes on from the last of these.
+        if cuts > 100_000 && round.is_multiple_of(8) {
+            println!(
+                "datafs crash matrix: {tried} cuts; the rest: CUTS={} SEED={}",
+                cuts.saturating_sub(tried),
+                seed.wrapping_add(round)
+            );
+        }
     }
     Ok(format!("{tried} cuts of {round} workloads, {judged} also recovered and checked by e2fsck"))
 }

@@ -107,6 +107,9 @@ fn extents_say_where_a_file_is() {
         f.extents(4096..1 << 20, 10).unwrap()[0],
         vfs::FileExtent { logical: 4096, physical: all[0].physical + 4096, len: 8192, ..all[0] }
     );
+    let link = fs.root().unwrap().create(b"l", &new(vfs::NewKind::Symlink(b"text, not blocks"))).unwrap();
+    assert_eq!(link.extents(0..u64::MAX, 10).unwrap_err(), Errno::EOPNOTSUPP);
+    drop(link);
     let bytes = disk.to_image();
     let at = all[1].physical as usize;
     assert_eq!(bytes[at..at + 4096], pattern(2, 4096));

@@ -12,11 +12,13 @@ use vfs::{FileType, Lookup, MountFlags, Path, Superblock};
 
 const MS_SYNCHRONOUS: u32 = 16;
 const MS_REMOUNT: u32 = 32;
+const MS_DIRSYNC: u32 = 128;
 const MS_BIND: u32 = 4096;
 const MS_MOVE: u32 = 8192;
 const MS_REC: u32 = 16384;
 /// `MS_UNBINDABLE`, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`: there is no propagation to change, so these succeed.
 const MS_PROPAGATION: u32 = (1 << 17) | (1 << 18) | (1 << 19) | (1 << 20);
+const MS_STRICTATIME: u32 = 1 << 24;
 const MS_MAGIC: u32 = 0xc0ed_0000;
 
 const MNT_FORCE: u32 = 1;
@@ -46,16 +48,10 @@ pub fn mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, d
     let at = resolve_user(FDCWD, target, Lookup::FOLLOW)?;
     admin()?;
     if flags & MS_REMOUNT != 0 {
-        // Flags that file systems take as options.
-        let mut words = string(data)?;
-        let word = |set: bool, yes: &'static str, no: &'static str| if set { yes } else { no };
-        for w in [
-            word(flags & MS_SYNCHRONOUS != 0, ",sync", ",async"),
-            word(flags & vfs::MountFlags::NOATIME != 0, ",noatime", ",atime"),
-        ] {
-            words.push_str(w);
+        if flags & MS_BIND != 0 {
+            return vfs::mount::remount_bind(&at, flags).map(|()| 0);
         }
-        return vfs::mount::remount(&at, flags, &words).map(|()| 0);
+        return vfs::mount::remount(&at, flags, &with_words(string(data)?, flags, true)).map(|()| 0);
     }
     if flags & MS_BIND != 0 {
         let what = resolve_user(FDCWD, source, Lookup::FOLLOW)?;
@@ -71,10 +67,30 @@ pub fn mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, d
     if fstype.is_null() {
         return Err(Errno::EINVAL);
     }
-    let (source, kind, data) = (string(source)?, string(fstype)?, string(data)?);
+    let (source, kind, mut data) = (string(source)?, string(fstype)?, string(data)?);
+    if kind == "ext4" {
+        data = with_words(data, flags, false);
+    }
     let fs = crate::file::root::filesystem(kind.as_bytes(), &source, flags, &data)?;
     let shown = if source.is_empty() { "none" } else { &source };
     vfs::mount::mount(Superblock::new(fs)?, &at, flags, shown).map(|()| 0)
+}
+
+/// Adds the flags that file systems take as options. A remount without any word about access times leaves them as they are.
+fn with_words(mut words: String, flags: u32, remount: bool) -> String {
+    const ATIME: u32 = vfs::mount::ATIME_FLAGS;
+    let negative = |about: bool, no: &'static str| if remount && about { no } else { "" };
+    let about = flags & (ATIME | MS_STRICTATIME) != 0;
+    for (flag, yes, no) in [
+        (MS_SYNCHRONOUS, ",sync", negative(true, ",async")),
+        (MS_DIRSYNC, ",dirsync", negative(true, ",nodirsync")),
+        (MountFlags::NOATIME, ",noatime", negative(about, ",atime")),
+        (MountFlags::NODIRATIME, ",nodiratime", negative(about, ",diratime")),
+        (MS_STRICTATIME, ",strictatime", ""),
+    ] {
+        words.push_str(if flags & flag != 0 { yes } else { no });
+    }
+    words
 }
 
 /// `umount2(2)`; what is forced is detached.

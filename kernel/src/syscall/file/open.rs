@@ -42,7 +42,7 @@ pub(crate) fn install(file: Arc<OpenFile>, cloexec: bool) -> SysResult {
 }
 
 /// The combinations that every form of open refuses, and the flags as the VFS takes them.
-fn check_flags(mut flags: u32) -> Result<u32> {
+fn check_flags(flags: u32) -> Result<u32> {
     if flags & linux::O_PATH != 0 {
         return Ok(flags & (linux::O_PATH | linux::O_DIRECTORY | linux::O_NOFOLLOW | linux::O_CLOEXEC));
     }
@@ -52,9 +52,7 @@ fn check_flags(mut flags: u32) -> Result<u32> {
     if flags & TMPFILE_BIT == 0 && flags & linux::O_CREAT != 0 && flags & linux::O_DIRECTORY != 0 {
         return Err(Errno::EINVAL);
     }
-    if flags & linux::O_CREAT == 0 && flags & TMPFILE_BIT == 0 {
-        flags &= !linux::O_EXCL;
-    }
+    // O_EXCL without O_CREAT is for block devices: opened for oneself.
     Ok(flags | linux::O_LARGEFILE)
 }
 

@@ -28,6 +28,7 @@ fn cases(o: &Options) -> Vec<Case> {
     cases.push(Case::new("smp4 checked", |c| raw(c, 4, ",num-queues=2,queue-size=16", true)).berth());
     cases.push(Case::new("modern, small queue", modern));
     cases.push(Case::new("partitions", partitions));
+    cases.push(Case::new("partitions come and go", partitioning));
     cases.push(Case::new("device errors", device_errors).berth());
     cases.push(Case::new("a device that stops answering", silent).berth());
     cases.push(
@@ -142,6 +143,33 @@ fn partitions(c: &mut Context<'_>) -> Outcome {
     let at = 8192 * 512 + 512;
     check(&after[at..at + 6] == b"second", "d0.partition_offset", || "the bytes are not where they belong".into())?;
     check(after[..512] == content[..512], "d0.partition_inside", || "the boot record was written over".into())
+}
+
+/// Commands that partition the disk; each must succeed.
+const PARTITIONING: &[&str] = &[
+    "printf 'o\\nn\\np\\n1\\n\\n+2M\\nn\\np\\n2\\n\\n\\nw\\n' | fdisk /dev/vda > /tmp/out && test -b /dev/vda1 -a -b /dev/vda2",
+    "grep -q ' vda2$' /proc/partitions && printf first | dd of=/dev/vda1 conv=fsync 2>/dev/null",
+    // Somebody has a partition open.
+    "exec 3< /dev/vda1 && ! blockdev --rereadpt /dev/vda 2>/tmp/why && grep -qi busy /tmp/why && exec 3<&-",
+    "blockdev --rereadpt /dev/vda && test \"$(dd if=/dev/vda1 bs=5 count=1 2>/dev/null)\" = first",
+    "printf 'd\\n2\\nw\\n' | fdisk /dev/vda > /tmp/out && test -b /dev/vda1 && ! test -e /dev/vda2",
+    "! grep -q vda2 /proc/partitions && ! mount /dev/vda1 /mnt 2>/dev/null",
+    "test $(blockdev --getss /dev/vda) = 512 && test $(blockdev --getsize64 /dev/vda1) -ge 2000000",
+    "blkdiscard -o 1048576 -l 4096 /dev/vda1 && blockdev --flushbufs /dev/vda1",
+    "dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=fsync 2>/dev/null && blockdev --rereadpt /dev/vda && ! test -e /dev/vda1",
+];
+
+/// Partitions made and removed in the running machine: their nodes follow.
+fn partitioning(c: &mut Context<'_>) -> Outcome {
+    let disk = Disk::new(&c.dir, "disk", 8 * MIB)?;
+    let mut config = c.config(2);
+    disk.attach(&mut config, "d", "");
+    let mut sh = c.boot(&config)?;
+    for command in PARTITIONING {
+        let done = sh.run(command, COMMAND_LIMIT)?;
+        check(done.status == 0, "d0.partitioning", || format!("{command}: {done:?}"))?;
+    }
+    sh.poweroff()
 }
 
 /// A disk with a bad sector: `EIO` for it, nothing else; a line in the log.

@@ -26,10 +26,12 @@ fn cases(o: &Options) -> Vec<Case> {
         cases.push(Case::new(format!("surface smp{smp}"), move |c| surface(c, smp)).berth());
         cases.push(Case::new(format!("suite smp{smp}"), move |c| suite(c, smp)).berth());
         cases.push(Case::new(format!("full disk smp{smp}"), move |c| full(c, smp)).berth());
+        cases.push(Case::new(format!("remount smp{smp}"), move |c| remount(c, smp)).berth());
         cases.push(Case::new(format!("cut smp{smp}"), move |c| cut(c, smp, "")).berth());
     }
     cases.push(Case::new("100 000 files", many).berth());
     cases.push(Case::new("refused disks", refused).berth());
+    cases.push(Case::new("a directory within itself", directory_loop).berth());
     cases.push(
         Case::new("control: flushes not sent", |c| cut(c, 1, "berth.sabotage=flush"))
             .berth()
@@ -133,6 +135,34 @@ fn suite(c: &mut Context<'_>, smp: u32) -> Outcome {
     clean(&disk, "d1.clean_after_suite")
 }
 
+/// Commands about read-only and back; each must succeed.
+const REMOUNT: &[&str] = &[
+    "echo text > /data/f && exec 3>> /data/f && ! mount -o remount,ro /data 2>/tmp/why && grep -qi busy /tmp/why",
+    "exec 3>&- && mount -o remount,ro /data && grep -q '^/dev/vda /data ext4 ro' /proc/mounts",
+    "! echo x 2>/dev/null > /data/x && ! mkdir /data/x 2>/dev/null && ! rm -f /data/f 2>/dev/null",
+    "test \"$(cat /data/f)\" = text && mount -o remount,rw /data && echo more >> /data/f && sync",
+    "exec 3< /data/f && rm /data/f && ! mount -o remount,ro /data 2>/dev/null && exec 3<&-",
+    "mkdir -p /mnt/b && mount -o bind /data /mnt/b && mount -o remount,bind,ro /mnt/b && ! touch /mnt/b/x 2>/dev/null",
+    "touch /data/x && mount -o remount,ro /data && mount -o remount,bind,rw /mnt/b && ! touch /mnt/b/y 2>/dev/null",
+    "umount /mnt/b && umount /data && mount -t ext4 -o ro,noatime /dev/vda /data && ! touch /data/y 2>/dev/null",
+    "mount -o remount,rw,sync /data && grep -q '/data ext4 rw,noatime,sync' /proc/mounts && echo kept > /data/y",
+    "! blkdiscard /dev/vda 2>/tmp/why && grep -qi busy /tmp/why && mount -o remount,ro /data",
+];
+
+/// Writing ends and begins again; a machine that is killed while its disk is mounted read-only leaves it clean.
+fn remount(c: &mut Context<'_>, smp: u32) -> Outcome {
+    let disk = formatted(c, 64, &[])?;
+    let mut sh = mounted(c, smp, &disk, "")?;
+    for command in REMOUNT {
+        let done = sh.run(command, COMMAND_LIMIT)?;
+        check(done.status == 0, "d1.remount", || format!("{command}: {done:?}"))?;
+    }
+    drop(sh);
+    clean(&disk, "d1.clean_while_read_only")?;
+    let (_, text) = tool("debugfs", &["-R", "cat /y"], &disk.image)?;
+    check(text.contains("kept"), "d1.read_on_the_host", || text.clone())
+}
+
 fn full(c: &mut Context<'_>, smp: u32) -> Outcome {
     let disk = formatted(c, 24, &[])?;
     let mut sh = mounted(c, smp, &disk, "")?;
@@ -187,6 +217,23 @@ fn cut(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
     sh.ok("umount /data")?;
     sh.poweroff()?;
     clean(&disk, "d1.clean_after_cut")
+}
+
+/// A damaged disk on which a directory leads back to the one above it: walking comes to an end, the rest works.
+fn directory_loop(c: &mut Context<'_>) -> Outcome {
+    let disk = formatted(c, 64, &[])?;
+    for request in ["mkdir a", "mkdir a/b", "ln a a/b/up", "ln / a/b/top"] {
+        tool("debugfs", &["-w", "-R", request], &disk.image)?;
+    }
+    let mut sh = mounted(c, 2, &disk, "")?;
+    for place in ["/data/a/b", "/data/a/b/up/b", "/data/a/b/top/a"] {
+        let done = sh.run(&format!("ls {place}"), COMMAND_LIMIT)?;
+        check(done.status != 0 && done.output.contains("loop"), "d1.loop_is_told", || format!("{done:?}"))?;
+    }
+    let done = sh.run("find /data | wc -l; du -s /data; mv /data/a /data/a/b/up/x", COMMAND_LIMIT)?;
+    check(done.status != 0, "d1.loop_ends", || format!("{done:?}"))?;
+    sh.ok("echo fine > /data/a/b/file && cat /data/a/b/file && rm /data/a/b/file && umount /data")?;
+    sh.poweroff()
 }
 
 /// Disks that must not be mounted, or not for writing, and what is said about them.

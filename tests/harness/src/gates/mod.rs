@@ -9,6 +9,7 @@ mod d3;
 mod d4;
 mod debian;
 mod init;
+mod linux;
 mod m1;
 mod m2;
 mod m3;
@@ -50,6 +51,7 @@ pub const ALL: &[Gate] = &[
     d2::GATE,
     d3::GATE,
     d4::GATE,
+    linux::GATE,
     init::GATE,
     n1::GATE,
     n2::GATE,
