@@ -206,6 +206,11 @@ TEST(pidfd_signals_and_descriptors) {
     CHECK_ERR(syscall(SYS_pidfd_send_signal, self, 99, NULL, 0), EINVAL);
     CHECK_ERR(syscall(SYS_pidfd_send_signal, 0, SIGUSR1, NULL, 0), EBADF);
     CHECK_ERR(syscall(SYS_pidfd_send_signal, self, SIGUSR1, NULL, 1u << 20), EINVAL);
+    int dir = MUST(open("/proc/self", O_RDONLY | O_DIRECTORY)), task = MUST(open("/proc/self/task", O_RDONLY));
+    got = 0;
+    CHECK(syscall(SYS_pidfd_send_signal, dir, SIGUSR1, NULL, 0) == 0 && got == SIGUSR1 * 1000, "/proc/PID stands for its process");
+    CHECK_ERR(syscall(SYS_pidfd_send_signal, task, SIGUSR1, NULL, 0), EBADF);
+    close(dir), close(task);
     // Another's descriptor, taken out of its table.
     int p[2], q[2];
     MUST(pipe(p));

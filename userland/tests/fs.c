@@ -422,6 +422,7 @@ TEST(devices) {
     char *z = (char *)MUST(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
     CHECK(z[5] == 0 && (z[5] = 1));
     fd = MUST(open("/dev/full", O_RDWR));
+    CHECK(lseek(fd, 4096, SEEK_SET) == 0 && lseek(fd, -1, SEEK_END) == 0 && lseek(fd, INT64_MIN, SEEK_CUR) == 0, "no positions");
     CHECK_ERR(write(fd, b, 1), ENOSPC);
     fd = MUST(open("/dev/urandom", O_RDONLY));
     CHECK(read(fd, b, 64) == 64 && read(fd, c, 64) == 64 && memcmp(b, c, 64));

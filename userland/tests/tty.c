@@ -239,6 +239,41 @@ TEST(a_shell_on_a_pty) {
     CHECK(exited_with(status, 3), "status %x", status);
 }
 
+TEST(a_slave_belongs_to_its_opener) {
+    pid_t pid = MUST(fork());
+    if (!pid) { // not root, as a login over ssh or script(1) is not
+        MUST(setgid(4242));
+        MUST(setuid(4242));
+        open_pty();
+        struct stat st;
+        CHECK(fstat(slave, &st) == 0 && st.st_uid == 4242 && st.st_gid == 5 && st.st_mode == (S_IFCHR | 0620));
+        CHECK(chmod(name, 0600) == 0 && stat(name, &st) == 0 && st.st_mode == (S_IFCHR | 0600), "a change lasts");
+        close(slave);
+        CHECK((slave = open(name, O_RDWR | O_NOCTTY)) >= 0 && write(slave, "x", 1) == 1);
+        CHECK_ERR(chown(name, 0, 5), EPERM);
+        _exit(0);
+    }
+    int status;
+    MUST(waitpid(pid, &status, 0));
+    CHECK(exited_with(status, 0), "status %x", status);
+    open_pty(); // root's is nobody else's, until it is given away as login(1) does
+    if (!(pid = MUST(fork()))) {
+        MUST(setuid(4242));
+        CHECK_ERR(open(name, O_RDWR | O_NOCTTY), EACCES);
+        _exit(0);
+    }
+    MUST(waitpid(pid, &status, 0));
+    CHECK(exited_with(status, 0), "status %x", status);
+    MUST(chown(name, 4242, 5));
+    if (!(pid = MUST(fork()))) {
+        MUST(setuid(4242));
+        CHECK(open(name, O_RDWR | O_NOCTTY) >= 0, "%s: %s", name, strerror(errno));
+        _exit(0);
+    }
+    MUST(waitpid(pid, &status, 0));
+    CHECK(exited_with(status, 0), "status %x", status);
+}
+
 TEST(many) {
     int m[32];
     for (int i = 0; i < 32; i++) {
@@ -252,4 +287,5 @@ TEST(many) {
     CHECK(access(name, F_OK) == -1 && errno == ENOENT, "%s is still there", name);
 }
 
-MAIN(T(canonical), T(output), T(raw), T(window_size), T(controlling_terminal), T(hangup), T(a_shell_on_a_pty), T(many))
+MAIN(T(canonical), T(output), T(raw), T(window_size), T(controlling_terminal), T(hangup), T(a_shell_on_a_pty), T(a_slave_belongs_to_its_opener),
+     T(many))

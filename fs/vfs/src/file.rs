@@ -111,6 +111,11 @@ pub trait File: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// Whether it has no positions though it takes positioned calls: every `lseek` ends at 0 (`/dev/null`, `zero` and `full`).
+    fn always_at_start(&self) -> bool {
+        false
+    }
+
     /// Device control. `arg` is the caller's third argument as it is.
     fn ioctl(&self, file: &OpenFile, cmd: u32, arg: u64) -> Result<i64> {
         let _ = (file, cmd, arg);
@@ -417,6 +422,10 @@ impl OpenFile {
             return Err(Errno::ESPIPE);
         }
         let mut pos = self.pos.lock();
+        if self.object.as_ref().is_some_and(|o| o.always_at_start()) {
+            *pos = 0;
+            return Ok(0);
+        }
         let to = match whence {
             linux::SEEK_SET => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
             linux::SEEK_CUR => pos.checked_add_signed(offset).ok_or(Errno::EINVAL)?,

@@ -79,7 +79,7 @@ fn open_char(rdev: u64, flags: u32) -> Result<Arc<dyn File>> {
         // As on Linux, opening /dev/console never makes it the controlling terminal.
         (5, 1) => Slave::open(tty::console::get().ok_or(Errno::ENXIO)?, flags | linux::O_NOCTTY),
         (204, 64) => Slave::open(tty::console::get().ok_or(Errno::ENXIO)?, flags),
-        (5, 2) => Arc::new(MasterFile(tty::pty::open()?)),
+        (5, 2) => Arc::new(MasterFile(tty::pty::open(crate::sched::current().creds().fsuid)?)),
         (m @ PTS_MAJOR..=151, n) => Slave::open(tty::pty::slave(((m - PTS_MAJOR) << 8 | n) as u32)?, flags),
         _ => return Err(Errno::ENXIO),
     })
@@ -97,8 +97,8 @@ impl File for Null {
     fn positioned(&self) -> bool {
         true
     }
-    fn size(&self) -> Result<u64> {
-        Ok(0)
+    fn always_at_start(&self) -> bool {
+        true
     }
 }
 
@@ -116,8 +116,8 @@ impl File for Zero {
     fn positioned(&self) -> bool {
         true
     }
-    fn size(&self) -> Result<u64> {
-        Ok(0)
+    fn always_at_start(&self) -> bool {
+        true
     }
     fn mmap(&self, _: &OpenFile) -> Result<Mapping> {
         if self.full { Err(Errno::ENODEV) } else { Ok(Mapping::Anonymous) }

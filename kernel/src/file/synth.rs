@@ -4,9 +4,13 @@
 //! reader then sees one consistent text, however slowly it reads). Inode numbers are hashes of the path, so they are
 //! stable. Nothing is cached: names come and go by themselves.
 
+use crate::task::Process;
+use crate::tty::pty::Access;
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::Ordering;
 use platform::{ReadSink, SharedBytes, SharedBytesMut, WriteSource};
 use vfs::{Attr, DirEntry, File, FileSystem, FileType, Inode, Io, Link, Mappable, Meta, Path, SetAttr, Statfs};
 
@@ -20,6 +24,8 @@ pub enum Kind {
     Link(Arc<dyn LinkTo>),
     /// A device.
     Device(u64),
+    /// A pty's slave, whose owner and permissions are kept with the pair.
+    Slave(u32, Arc<Access>),
 }
 
 /// A directory's content.
@@ -28,6 +34,19 @@ pub trait Directory: Send + Sync {
     fn lookup(&self, name: &[u8]) -> Result<Node>;
     /// Every child's name and type.
     fn list(&self) -> Vec<(Vec<u8>, FileType)>;
+    /// The process that this is the directory of, in /proc.
+    fn process(&self) -> Option<Arc<Process>> {
+        None
+    }
+}
+
+/// The process whose directory in /proc `inode` is.
+pub fn process_of(inode: &dyn Inode) -> Option<Arc<Process>> {
+    let any: &dyn Any = inode;
+    match &any.downcast_ref::<SynthInode>()?.kind {
+        Kind::Dir(d) => d.process(),
+        _ => None,
+    }
 }
 
 /// A file's content.
@@ -108,7 +127,7 @@ impl Node {
             Kind::Dir(_) => FileType::Dir,
             Kind::File(_) => FileType::Regular,
             Kind::Link(_) => FileType::Symlink,
-            Kind::Device(_) => FileType::Char,
+            Kind::Device(_) | Kind::Slave(..) => FileType::Char,
         }
     }
 }
@@ -149,6 +168,7 @@ impl Inode for SynthInode {
         match &self.kind {
             Kind::Dir(_) => a.nlink = 2,
             Kind::Device(rdev) => a.rdev = *rdev,
+            Kind::Slave(index, _) => a.rdev = super::devfs::pts_dev(*index),
             Kind::Link(l) => a.size = l.text().map_or(0, |t| t.len() as u64),
             Kind::File(_) => {}
         }
@@ -161,6 +181,14 @@ impl Inode for SynthInode {
             (Kind::File(_), Some(_)) => Ok(()),
             (Kind::Device(_), None) => {
                 self.meta.apply(set);
+                Ok(())
+            }
+            (Kind::Slave(_, access), None) => {
+                self.meta.apply(set);
+                let now = Attr::of(&self.meta);
+                access.uid.store(now.uid, Ordering::Relaxed);
+                access.gid.store(now.gid, Ordering::Relaxed);
+                access.mode.store(now.mode & 0o7777, Ordering::Relaxed);
                 Ok(())
             }
             _ => Err(Errno::EPERM),
@@ -285,10 +313,9 @@ impl Directory for Pts {
             return Ok(Node { kind: Kind::Device(rdev), mode: 0o666, owner: (0, 0) });
         }
         let index: u32 = text.parse().map_err(|_| Errno::ENOENT)?;
-        if !crate::tty::pty::list().contains(&index) {
-            return Err(Errno::ENOENT);
-        }
-        Ok(Node { kind: Kind::Device(super::devfs::pts_dev(index)), mode: 0o620, owner: (0, 5) })
+        let access = crate::tty::pty::access(index).ok_or(Errno::ENOENT)?;
+        let [uid, gid, mode] = [&access.uid, &access.gid, &access.mode].map(|v| v.load(Ordering::Relaxed));
+        Ok(Node { kind: Kind::Slave(index, access), mode, owner: (uid, gid) })
     }
 
     fn list(&self) -> Vec<(Vec<u8>, FileType)> {

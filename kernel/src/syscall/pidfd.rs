@@ -3,6 +3,7 @@
 use super::{SysResult, efault};
 use crate::arch::uaccess::{UserAddr, copy_from_user};
 use crate::file::pidfd::PidFd;
+use crate::file::synth;
 use crate::sched::current;
 use crate::task::cred::cap;
 use crate::task::ids::Pid;
@@ -48,7 +49,11 @@ fn pidfd_send_signal(pidfd: i32, signo: i32, at: UserAddr, flags: u32) -> SysRes
         return Err(Errno::EINVAL);
     }
     let file = current().files().get_io(pidfd)?;
-    let target = PidFd::process_of(&file)?;
+    // A directory of /proc stands for its process as well.
+    let target = match file.inode().and_then(|i| synth::process_of(&**i)) {
+        Some(process) => process,
+        None => PidFd::process_of(&file)?,
+    };
     let own = Arc::ptr_eq(&target, &current().process);
     if !(0..=signal::SIGMAX as i32).contains(&signo) {
         return Err(Errno::EINVAL);

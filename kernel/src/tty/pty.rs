@@ -1,21 +1,42 @@
 //! Pseudo-terminals: /dev/ptmx makes a pair; the master side talks to the slave's device side.
 //!
-//! A pair lives as long as either side is open. The table maps slave numbers to pairs for /dev/pts.
+//! A pair lives as long as either side is open. The table maps slave numbers to pairs for /dev/pts, with each slave's owner and
+//! permissions: whoever opened the master owns the slave (devpts' rule), and chown and chmod of it last as long as the pair.
 
 use super::{Device, Readiness, State, Tty};
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 use platform::{ParkOptions, ReadSink, SharedBytes, SharedBytesMut, WriteSource};
 use sync::{LockClass, Mutex};
 use tty_core::{Events, PacketMode, PtyOutput, Termios};
 
 static TABLE_CLASS: LockClass = LockClass::new("pty table", sync::rank::INODE + 4);
-static TABLE: Mutex<BTreeMap<u32, Weak<Tty>>> = Mutex::new(&TABLE_CLASS, BTreeMap::new());
+static TABLE: Mutex<BTreeMap<u32, Pair>> = Mutex::new(&TABLE_CLASS, BTreeMap::new());
 /// The most pairs at a time.
 const MAX_PTYS: u32 = 4096;
+
+/// The group of all slaves, `tty` (5), and their permissions, as distributions mount devpts: others can write a message, not read.
+const TTY_GROUP: u32 = 5;
+const SLAVE_MODE: u32 = 0o620;
+
+struct Pair {
+    slave: Weak<Tty>,
+    access: Arc<Access>,
+}
+
+/// Who may open a slave by its name. Each value by itself is current; together they are only as consistent as the last change.
+#[derive(Debug)]
+pub struct Access {
+    /// Owner.
+    pub uid: AtomicU32,
+    /// Group.
+    pub gid: AtomicU32,
+    /// Permission bits.
+    pub mode: AtomicU32,
+}
 
 /// The master side of a pair; dropping it hangs the slave up.
 #[derive(Debug)]
@@ -24,28 +45,34 @@ pub struct Master {
     pub slave: Arc<Tty>,
 }
 
-/// A new pair. `ENOSPC` when there are too many, `ENOMEM`.
-pub fn open() -> Result<Master> {
+/// A new pair, whose slave belongs to `uid`. `ENOSPC` when there are too many, `ENOMEM`.
+pub fn open(uid: u32) -> Result<Master> {
     let mut table = TABLE.lock();
-    table.retain(|_, t| t.strong_count() > 0);
+    table.retain(|_, p| p.slave.strong_count() > 0);
     let index = (0..MAX_PTYS).find(|i| !table.contains_key(i)).ok_or(Errno::ENOSPC)?;
     let tty = Arc::new(Tty::new(index, Device::Pty(PtyOutput::new(16384)?), Termios::pty(), true)?);
-    table.insert(index, Arc::downgrade(&tty));
+    let access = Access { uid: AtomicU32::new(uid), gid: AtomicU32::new(TTY_GROUP), mode: AtomicU32::new(SLAVE_MODE) };
+    table.insert(index, Pair { slave: Arc::downgrade(&tty), access: Arc::new(access) });
     Ok(Master { slave: tty })
 }
 
 /// The slave with number `index`: `ENXIO` if there is none or its master is gone, `EIO` while it is locked.
 pub fn slave(index: u32) -> Result<Arc<Tty>> {
-    let tty = TABLE.lock().get(&index).and_then(Weak::upgrade).ok_or(Errno::ENXIO)?;
+    let tty = TABLE.lock().get(&index).and_then(|p| p.slave.upgrade()).ok_or(Errno::ENXIO)?;
     if tty.locked() || tty.state.lock().closed {
         return Err(Errno::EIO);
     }
     Ok(tty)
 }
 
+/// Who may open the slave with number `index`: `None` if there is no such pair.
+pub fn access(index: u32) -> Option<Arc<Access>> {
+    TABLE.lock().get(&index).filter(|p| p.slave.strong_count() > 0).map(|p| p.access.clone())
+}
+
 /// The numbers of all pairs.
 pub fn list() -> Vec<u32> {
-    TABLE.lock().iter().filter(|(_, t)| t.strong_count() > 0).map(|(&i, _)| i).collect()
+    TABLE.lock().iter().filter(|(_, p)| p.slave.strong_count() > 0).map(|(&i, _)| i).collect()
 }
 
 impl Drop for Master {

@@ -58,6 +58,10 @@ const TEXTS: &[(&str, u32, Make)] = &[
 const LINKS: [&str; 3] = ["cwd", "exe", "root"];
 
 impl Directory for Subject {
+    fn process(&self) -> Option<Arc<Process>> {
+        self.thread.is_none().then(|| self.process.clone())
+    }
+
     fn lookup(&self, name: &[u8]) -> Result<Node> {
         let (uid, gid) = self.owner();
         if let Some(&(_, mode, make)) = TEXTS.iter().find(|t| t.0.as_bytes() == name) {
