@@ -1,33 +1,41 @@
 //! Decompressing gzip (RFC 1952) in pieces, with bounded memory.
 //!
-//! The format's header and trailer, the checksum and the length are checked here; inflate itself (RFC 1951) is in
-//! [`crate::inflate`], and writes into a buffer that belongs to a [`Workspace`]. Whenever the buffer has filled or the input
-//! piece is used up, what is new in it goes to the caller. Nothing is held beyond that but the last 32 KiB, however large
-//! the output: a "bomb" costs time in proportion to a limit that the caller sets.
+//! The format's header and trailer, the checksum and the length are checked here; inflate itself (RFC 1951) is
+//! `miniz_oxide`'s, which writes into a window of 32 KiB that belongs to a [`Workspace`]. Whenever the window has filled
+//! or the input piece is used up, what is new in it goes to the caller. Nothing is held beyond that, however large the
+//! output: a "bomb" costs time in proportion to a limit that the caller sets.
 //!
 //! Members may follow one another, with zeros between them, as gzip(1) and Linux's initramfs allow.
 
 use crate::crc32::crc32;
-use crate::inflate::{BUFFER, Inflate, SLACK, Status, WINDOW, boxed};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use arrayvec::ArrayVec;
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags::TINFL_FLAG_HAS_MORE_INPUT};
 
+/// Distance that matches may reach back, and the window's length.
+const WINDOW: usize = 32 * 1024;
 const FLAG_HEADER_CRC: u8 = 1 << 1;
 const FLAG_EXTRA: u8 = 1 << 2;
 const FLAG_NAME: u8 = 1 << 3;
 const FLAG_COMMENT: u8 = 1 << 4;
 const FLAGS_RESERVED: u8 = 0xe0;
 
-/// The memory that decompression needs, about 110 KiB, on the heap.
+/// The memory that decompression needs, about 43 KiB, on the heap.
 pub struct Workspace {
-    inflate: Inflate,
-    out: Box<[u8; BUFFER]>,
+    inflate: Box<DecompressorOxide>,
+    window: Vec<u8>,
 }
 
 impl Workspace {
-    /// Allocates one; `None` if there is no memory for it.
+    /// Allocates one; `None` if there is no memory for the window.
     pub fn new() -> Option<Self> {
-        Some(Self { inflate: Inflate::new()?, out: boxed()? })
+        let mut window = Vec::new();
+        window.try_reserve_exact(WINDOW).ok()?;
+        window.resize(WINDOW, 0);
+        // `Box::default` makes the state in place: it is too large for a kernel stack.
+        Some(Self { inflate: Box::default(), window })
     }
 }
 
@@ -129,7 +137,7 @@ pub struct Decoder<'w> {
     crc: u32,
     /// Length of the member's output, modulo 2^32.
     length: u32,
-    /// Where in the buffer the next output goes.
+    /// Where in the window the next output goes.
     window_at: usize,
     field: ArrayVec<u8, 10>,
 }
@@ -288,7 +296,7 @@ impl<'w> Decoder<'w> {
 
     fn start_body(&mut self) {
         self.field.clear();
-        self.workspace.inflate.reset();
+        self.workspace.inflate.init();
         self.window_at = 0;
         self.crc = 0;
         self.length = 0;
@@ -300,26 +308,27 @@ impl<'w> Decoder<'w> {
         rest: &mut &[u8],
         sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
-        let Workspace { inflate, out } = &mut *self.workspace;
+        let Workspace { inflate, window } = &mut *self.workspace;
         let start = self.window_at;
-        let run = inflate.run(rest, out, &mut self.window_at);
-        let (status, used) = run.map_err(|_| PushError::Gzip(self.error(GzipErrorKind::BadData)))?;
+        let (status, used, written) = decompress(inflate, rest, window, start, TINFL_FLAG_HAS_MORE_INPUT);
         self.take(rest, used);
-        for output in self.workspace.out[start..self.window_at].chunks(WINDOW) {
-            self.crc = crc32(self.crc, output);
-            self.length = self.length.wrapping_add(output.len() as u32);
-            let Some(allowed) = self.allowed.checked_sub(output.len() as u64) else {
-                return Err(PushError::Gzip(self.error(GzipErrorKind::TooLong)));
-            };
-            self.allowed = allowed;
+        let end = (start + written).min(WINDOW);
+        let output = &self.workspace.window[start..end];
+        self.crc = crc32(self.crc, output);
+        self.length = self.length.wrapping_add(output.len() as u32);
+        let Some(allowed) = self.allowed.checked_sub(output.len() as u64) else {
+            return Err(PushError::Gzip(self.error(GzipErrorKind::TooLong)));
+        };
+        self.allowed = allowed;
+        if !output.is_empty() {
             sink(output).map_err(PushError::Sink)?;
         }
-        if self.window_at + SLACK > BUFFER {
-            self.workspace.out.copy_within(self.window_at - WINDOW..self.window_at, 0);
-            self.window_at = WINDOW;
-        }
-        if status == Status::Done {
-            self.state = State::Trailer;
+        self.window_at = if end == WINDOW { 0 } else { end };
+        match status {
+            TINFLStatus::Done => self.state = State::Trailer,
+            // Without progress, the next call would be the same: no stream that can be continued ends up here.
+            TINFLStatus::NeedsMoreInput | TINFLStatus::HasMoreOutput if used + written > 0 => {}
+            _ => return Err(PushError::Gzip(self.error(GzipErrorKind::BadData))),
         }
         Ok(())
     }

@@ -19,6 +19,5 @@ pub mod cpio;
 mod crc32;
 pub mod fdt;
 pub mod gzip;
-mod inflate;
 pub mod initramfs;
 pub mod platform;
