@@ -115,7 +115,7 @@ harness: setup
 # --- using it ---------------------------------------------------------------------------------------------------
 
 run: kernel $(if $(INITRD),,initrd)
-	@HOSTING=1 scripts/run "$(BUILD)/kernel-$(PROFILE).img" "$(if $(INITRD),$(INITRD),$(BUILD)/initrd-host.cpio.gz)"
+	@HOSTING=1 scripts/run "$(BUILD)/kernel-$(PROFILE).img" "$(if $(INITRD),$(INITRD),$(BUILD)/initrd-host.cpio)"
 
 run-linux: linux $(if $(INITRD),,initrd)
 	@cat "$(boot_initrd)" "$(BUILD)/linux/modules.cpio.gz" >"$(BUILD)/initrd-run-linux.cpio.gz"

@@ -163,7 +163,10 @@ fn parse(args: &[String]) -> Outcome<Plan> {
     if icount {
         (smp, runs) = (vec![1], 1);
     }
-    Ok(Plan { paths: Paths::new(kernel, initrd)?, runs, smp, icount, only, mem: 512, out, berth_alone })
+    let given = initrd.is_some();
+    let paths = Paths::new(kernel, initrd)?;
+    let paths = if given { paths } else { paths.with_plain_initrd() };
+    Ok(Plan { paths, runs, smp, icount, only, mem: 512, out, berth_alone })
 }
 
 fn config(plan: &Plan, smp: u32, linux: bool, initrd: PathBuf) -> VmConfig {

@@ -100,7 +100,7 @@ pub fn measure(
     if linux {
         base.extend(std::fs::read(paths.build.join("linux/modules.cpio.gz")).unwrap_or_default());
     }
-    let whole = dir.join("base.cpio.gz");
+    let whole = dir.join("base.cpio");
     std::fs::write(&whole, base)?;
     let program = std::fs::read(paths.build.join("tests/netbench"))?;
     let content = vec![b'x'; 100 << 10];
