@@ -72,7 +72,7 @@ fn linux(c: &mut Context<'_>, disk: &Disk) -> Outcome<Shell> {
     let mut config = c.config(2);
     config.kernel = c.options.paths.linux();
     config.initrd = Some(c.options.paths.linux_initrd()?);
-    config.append = "console=ttyAMA0 mitigations=off kpti=off quiet loglevel=1".to_owned();
+    "console=ttyAMA0 mitigations=off kpti=off quiet loglevel=1".clone_into(&mut config.append);
     disk.attach(&mut config, "d", "");
     c.boot(&config)
 }
