@@ -100,14 +100,17 @@ const FACTS: &str = "find . -type f ! -name '.sum*' -exec sha256sum {} + | sort 
 fn work(sh: &mut Shell, commands: &str, who: &str) -> Outcome {
     let done = sh.run(&format!("W={who}; {commands}; echo status $?"), LONG)?;
     check(done.output.contains("status 0"), "linux.work", || format!("{who}: {done:?}"))?;
-    // The list lies in the root, whose times it must not change afterwards.
-    let done = sh.run(&format!("cd /data && touch .sums && ({FACTS}) > .sums; sync; wc -l < .sums; cd /"), LONG)?;
+    // The list lies in the root, whose times it must not change afterwards. sync(2) also writes the metadata to its place; the
+    // last line, after it, is in the journal alone.
+    let list = format!("cd /data && : > .sum-late && touch .sums && ({FACTS}) > .sums; sync; wc -l < .sums");
+    let done = sh.run(&format!("{list}; echo late > .sum-late; fsync .sum-late; cd /"), LONG)?;
     check(done.output.trim().parse().is_ok_and(|n: u32| n > 1000), "linux.work", || format!("{who}: {done:?}"))
 }
 
 fn compare(sh: &mut Shell, id: &'static str) -> Outcome {
     let found = format!(
-        "grep -q ' /data ' /proc/mounts && cd /data && ({FACTS}) > /tmp/sums && diff .sums /tmp/sums > /tmp/diff; \
+        "grep -q ' /data ' /proc/mounts && cd /data && ({FACTS}) > /tmp/sums && diff .sums /tmp/sums > /tmp/diff && \
+         grep -q late .sum-late; \
          echo status $?; head -n 20 /tmp/diff; cd /"
     );
     let done = sh.run(&found, LONG)?;
