@@ -28,7 +28,7 @@ const MIB: u64 = 1 << 20;
 const SIZE: u64 = 48;
 const LONG: Duration = Duration::from_secs(180);
 /// Cuts of one run, beside the machine's own end.
-const CUTS: usize = 10;
+const CUTS: usize = 20;
 /// Acknowledgements before the plug is pulled.
 const ACKNOWLEDGED: usize = 400;
 /// What a cut keeps or loses as one.
