@@ -119,12 +119,25 @@ pub fn realtime_ns() -> u64 {
 
 /// Sets the wall clock; a correction under way ends.
 pub fn set(ns: u64) {
-    change(|line, now| Line { base: ns as i64 - now as i64, since: now, slew: 0, span: 0, rate: line.rate });
+    change(|line, now| Line {
+        base: (ns as i64).wrapping_sub(now as i64),
+        since: now,
+        slew: 0,
+        span: 0,
+        rate: line.rate,
+    });
 }
 
-/// Moves the wall clock by so many nanoseconds at once; a correction under way ends.
-pub fn step(ns: i64) {
-    change(|line, now| Line { base: line.at(now).saturating_add(ns), since: now, slew: 0, span: 0, rate: line.rate });
+/// Moves the wall clock by so many nanoseconds at once; a correction under way ends. `None`, and no change, if it would then be
+/// before the machine's start or beyond what 63 bits hold.
+pub fn step(ns: i64) -> Option<()> {
+    let mut done = None;
+    change(|line, now| {
+        let base = line.at(now).checked_add(ns).filter(|&b| b >= 0 && b.checked_add_unsigned(now).is_some());
+        done = base.map(|_| ());
+        base.map_or(line, |base| Line { base, since: now, slew: 0, span: 0, rate: line.rate })
+    });
+    done
 }
 
 /// Corrects the wall clock by so many nanoseconds, at most [`MAX_SLEW_NS`] either way, without a jump; in place of what is left of

@@ -75,6 +75,12 @@ TEST(adjtimex_refuses_what_is_wrong) {
     CHECK_ERR(adjtimex(&t), EINVAL);
     t = (struct timex){.modes = ADJ_SETOFFSET, .time.tv_usec = 1000000};
     CHECK_ERR(adjtimex(&t), EINVAL);
+    t = (struct timex){.modes = ADJ_TICK, .tick = INT64_MIN};
+    CHECK_ERR(adjtimex(&t), EINVAL);
+    t = (struct timex){.modes = ADJ_SETOFFSET, .time.tv_sec = -9000000000};
+    CHECK_ERR(adjtimex(&t), EINVAL);
+    t = (struct timex){.modes = ADJ_SETOFFSET, .time.tv_sec = 9000000000};
+    CHECK_ERR(adjtimex(&t), EINVAL);
     t = (struct timex){0};
     CHECK_ERR(clock_adjtime(CLOCK_MONOTONIC, &t), EOPNOTSUPP);
     CHECK_ERR(syscall(SYS_adjtimex, 8), EFAULT);

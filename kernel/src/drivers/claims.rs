@@ -23,12 +23,13 @@ fn conflict(a: u64, b: u64) -> bool {
 }
 
 impl Claim {
-    /// Claims the device with number `rdev`. `EBUSY`.
+    /// Claims the device with number `rdev`. `EBUSY`, `ENOMEM`.
     pub fn take(rdev: u64) -> Result<Claim> {
         let mut claims = CLAIMS.lock();
         if claims.iter().any(|c| conflict(*c, rdev)) {
             return Err(Errno::EBUSY);
         }
+        claims.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         claims.push(rdev);
         Ok(Claim(rdev))
     }

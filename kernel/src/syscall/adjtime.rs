@@ -147,7 +147,7 @@ fn adjust(t: &mut Timex) -> Result<usize, Errno> {
     if t.modes != 0 {
         current().require(cap::SYS_TIME)?;
     }
-    if has(modes::TICK) && (t.tick - TICK).abs() > TICK_SPAN {
+    if has(modes::TICK) && !(TICK - TICK_SPAN..=TICK + TICK_SPAN).contains(&t.tick) {
         return Err(Errno::EINVAL);
     }
     if has(modes::SETOFFSET) {
@@ -156,7 +156,8 @@ fn adjust(t: &mut Timex) -> Result<usize, Errno> {
             return Err(Errno::EINVAL);
         }
         let part = t.part * (1_000_000_000 / limit);
-        clock::step(t.sec.checked_mul(1_000_000_000).and_then(|s| s.checked_add(part)).ok_or(Errno::EINVAL)?);
+        let by = t.sec.checked_mul(1_000_000_000).and_then(|s| s.checked_add(part)).ok_or(Errno::EINVAL)?;
+        clock::step(by).ok_or(Errno::EINVAL)?;
         was_set();
     }
     let mut s = STATE.lock();
