@@ -173,24 +173,14 @@ fn record_lock(f: &Arc<OpenFile>, cmd: u32, at: UserAddr) -> Result<()> {
         F_RDLCK | F_WRLCK => {}
         _ => return Err(Errno::EINVAL),
     }
-    if lock_nothing() {
+    if LOCK_NOTHING.on() {
         return Ok(());
     }
     locks::take(f, lock, cmd == F_SETLKW || cmd == F_OFD_SETLKW)
 }
 
 /// `berth.sabotage=locks`: record locks are granted and exclude nobody, which gate d3 must notice.
-fn lock_nothing() -> bool {
-    static BROKEN: sync::Once<bool> = sync::Once::new();
-    match BROKEN.get() {
-        Some(&broken) => broken,
-        None => {
-            let broken = crate::machine::sabotaged("locks");
-            let _ = BROKEN.set(broken);
-            broken
-        }
-    }
-}
+static LOCK_NOTHING: crate::machine::Sabotage = crate::machine::Sabotage::new("locks");
 
 /// `flock(2)`
 pub fn flock(fd: i32, operation: u32) -> SysResult {

@@ -5,6 +5,9 @@
 //! One run gives many cuts: the write log has all that the device saw, in order, and for each acknowledgement the harness
 //! notes how long the log was when the line came. A cut at a place of the log keeps what had been flushed there and any
 //! part of the rest, and must hold all that was acknowledged when the log was shorter than that.
+//!
+//! The other case ages one disk: the machine is killed twenty times at random moments of the same work, each time what had not
+//! been flushed is lost in part, and each time Berth recovers the disk and goes on with it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,6 +34,8 @@ const LONG: Duration = Duration::from_secs(180);
 const CUTS: usize = 20;
 /// Acknowledgements before the plug is pulled.
 const ACKNOWLEDGED: usize = 400;
+/// How often the machine with the aging disk is killed.
+const KILLS: usize = 20;
 /// What a cut keeps or loses as one.
 const PIECE: usize = 1024;
 
@@ -42,6 +47,12 @@ fn cases(o: &Options) -> Vec<Case> {
             .berth()
             .control("d4.acknowledged"),
     );
+    cases.push(Case::new("smp4: killed twenty times", |c| kills(c, 4, KILLS, "")).berth());
+    cases.push(
+        Case::new("control: fsync that does nothing", |c| kills(c, 4, 3, "berth.sabotage=fsync"))
+            .berth()
+            .control("d4.acknowledged"),
+    );
     cases
 }
 
@@ -49,6 +60,13 @@ fn cases(o: &Options) -> Vec<Case> {
 struct Rng(u64);
 
 impl Rng {
+    /// One that starts with `SEED`, or with the time; and with what it starts.
+    fn new() -> (Self, u64) {
+        let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_nanos() as u64);
+        let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(seed);
+        (Self(seed), seed)
+    }
+
     fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -78,6 +96,14 @@ fn e2fsck(args: &[&str], image: &Path) -> Outcome<(i32, String)> {
     Ok((out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stdout).into_owned()))
 }
 
+/// A disk with an empty file system, as Debian makes it.
+fn formatted(c: &Context<'_>) -> Outcome<Disk> {
+    let disk = Disk::new(&c.dir, "data", SIZE * MIB)?;
+    let out = Command::new("/usr/sbin/mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk.image).output()?;
+    check(out.status.success(), "harness.mke2fs", || String::from_utf8_lossy(&out.stderr).into_owned())?;
+    Ok(disk)
+}
+
 fn boot(c: &mut Context<'_>, smp: u32, disks: &[Disk], words: &str) -> Outcome<Shell> {
     let mut config = c.config(smp);
     if !words.is_empty() {
@@ -91,23 +117,23 @@ fn boot(c: &mut Context<'_>, smp: u32, disks: &[Disk], words: &str) -> Outcome<S
     c.boot(&config)
 }
 
-/// Starts the work and notes acknowledgements until there are enough; then the machine is killed.
-fn work(mut sh: Shell, disk: &Disk) -> Outcome<Vec<Ack>> {
+/// Starts the work in `dir` and notes acknowledgements until there are `enough`; then the machine is killed.
+fn work(mut sh: Shell, disk: &Disk, dir: &str, enough: usize) -> Outcome<Vec<Ack>> {
     for (db, pragma) in [("S", "journal_mode=delete"), ("W", "journal_mode=wal")] {
-        sh.ok(&format!("sqlite3 /data/{db}.db 'pragma {pragma}; create table t(a integer, b text)'"))?;
+        sh.ok(&format!("sqlite3 {dir}/{db}.db 'pragma {pragma}; create table t(a integer, b text)'"))?;
     }
     sh.ok("sync")?;
     for db in ["S", "W"] {
         let sql =
             format!("insert into t values(%d,hex(randomblob(%d)));select \\047ack {db} %d %d;\\047;\\n\",i,i%700,i,i");
         sh.ok(&format!(
-            "(awk 'BEGIN{{print \"pragma synchronous=extra;\";for(i=1;;i++)printf \"{sql}}}' | sqlite3 /data/{db}.db &)"
+            "(awk 'BEGIN{{print \"pragma synchronous=extra;\";for(i=1;;i++)printf \"{sql}}}' | sqlite3 {dir}/{db}.db &)"
         ))?;
     }
-    sh.vm.send(b"/usr/lib/berth-tests/ledger work /data 2\n")?;
+    sh.vm.send(format!("/usr/lib/berth-tests/ledger work {dir} 2\n").as_bytes())?;
     let path = disk.log.as_ref().ok_or_else(|| Failure::new("harness.log", "the disk has no log"))?;
     let (mut acks, end) = (Vec::new(), Instant::now() + LONG);
-    while acks.len() < ACKNOWLEDGED {
+    while acks.len() < enough {
         let left = end.saturating_duration_since(Instant::now());
         let line =
             sh.vm.console.expect("\n", left).map_err(|m| explain("d4.acknowledgements", "more of them", &m, LONG))?;
@@ -131,17 +157,15 @@ fn promised(acks: &[Ack], log: u64) -> BTreeMap<String, u64> {
     least
 }
 
-/// What the machine found on one disk: for each `who` the number.
-fn examine(sh: &mut Shell, device: &str) -> Outcome<BTreeMap<String, u64>> {
-    sh.ok(&format!("mount -t ext4 {device} /mnt"))?;
-    let mut text = sh.ok("/usr/lib/berth-tests/ledger check /mnt")?;
+/// What the machine found in one directory: for each `who` the number.
+fn examine(sh: &mut Shell, dir: &str) -> Outcome<BTreeMap<String, u64>> {
+    let mut text = sh.ok(&format!("/usr/lib/berth-tests/ledger check {dir}"))?;
     for db in ["S", "W"] {
         let count = "select max(a) from t where (select count(*) from t) = (select max(a) from t)";
         let out =
-            sh.run(&format!("echo {db} $(sqlite3 /mnt/{db}.db 'pragma integrity_check; {count}')"), COMMAND_LIMIT)?;
+            sh.run(&format!("echo {db} $(sqlite3 {dir}/{db}.db 'pragma integrity_check; {count}')"), COMMAND_LIMIT)?;
         text.push_str(&format!("\n{}", out.output.trim()));
     }
-    sh.ok("umount /mnt")?;
     let bad: Vec<&str> = text.lines().filter(|l| l.starts_with("BAD")).collect();
     check(bad.is_empty(), "d4.nothing_foreign", || bad.join("\n"))?;
     let mut found = BTreeMap::new();
@@ -159,17 +183,31 @@ fn examine(sh: &mut Shell, device: &str) -> Outcome<BTreeMap<String, u64>> {
     Ok(found)
 }
 
+/// Whether all of `least` was `found`; `when` says which cut it was.
+fn judge(least: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>, when: &str) -> Outcome {
+    for (who, number) in least {
+        let has = found.get(who).copied().unwrap_or(0);
+        check(has >= *number, "d4.acknowledged", || {
+            format!("{when}: {who} had acknowledged {number}, found is {has}; {found:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// e2fsck's own recovery of what a cut left, in a copy.
+fn judged_by_e2fsck(c: &Context<'_>, image: &[u8], when: &str) -> Outcome {
+    let judged = Disk::with(&c.dir, "judged", image)?;
+    let (status, text) = e2fsck(&["-f", "-p"], &judged.image)?;
+    check(matches!(status, 0 | 1), "d4.e2fsck_recovers", || format!("{when}: {text}"))
+}
+
 fn cuts(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
-    let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_nanos() as u64);
-    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(seed);
-    let mut rng = Rng(seed);
-    let disk = Disk::new(&c.dir, "data", SIZE * MIB)?;
-    let out = Command::new("/usr/sbin/mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk.image).output()?;
-    check(out.status.success(), "harness.mke2fs", || String::from_utf8_lossy(&out.stderr).into_owned())?;
+    let (mut rng, seed) = Rng::new();
+    let disk = formatted(c)?;
     let before = std::fs::read(&disk.image)?;
     let disk = disk.logged()?;
     let sh = boot(c, smp, std::slice::from_ref(&disk), words)?;
-    let acks = work(sh, &disk)?;
+    let acks = work(sh, &disk, "/data", ACKNOWLEDGED)?;
 
     // The machine is gone. The disks that cuts at random places leave; the last is the machine's own end, with everything.
     let log = Log::read(&disk)?;
@@ -189,10 +227,7 @@ fn cuts(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
         };
         let image = log.cut(&before, at, PIECE, || rng.below(100) < share);
         least.push(promised(&acks, log.entries.get(..at).and_then(|e| e.last()).map_or(0, |e| e.end)));
-        // e2fsck's own recovery of the same.
-        let judged = Disk::with(&c.dir, "judged", &image)?;
-        let (status, text) = e2fsck(&["-f", "-p"], &judged.image)?;
-        check(matches!(status, 0 | 1), "d4.e2fsck_recovers", || format!("SEED={seed} cut {n} at {at}: {text}"))?;
+        judged_by_e2fsck(c, &image, &format!("SEED={seed} cut {n} at {at}"))?;
         disks.push(Disk::with(&c.dir, &format!("cut{n}"), &image)?);
     }
     // The machine's names for disks follow no order of ours: they are told by their sizes.
@@ -206,18 +241,49 @@ fn cuts(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
         let mut lines = names.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
         let name = lines.find(|l| l.get(2) == Some(&size.as_str())).and_then(|l| l.get(3).copied());
         let name = name.ok_or_else(|| Failure::new("harness.disk", format!("no disk of {size} KiB: {names}")))?;
-        let found = examine(&mut sh, &format!("/dev/{name}"))?;
-        for (who, number) in want {
-            let has = found.get(who).copied().unwrap_or(0);
-            check(has >= *number, "d4.acknowledged", || {
-                format!("SEED={seed} cut {n}: {who} had acknowledged {number}, found is {has}; {found:?}")
-            })?;
-        }
+        sh.ok(&format!("mount -t ext4 /dev/{name} /mnt"))?;
+        let found = examine(&mut sh, "/mnt")?;
+        sh.ok("umount /mnt")?;
+        judge(want, &found, &format!("SEED={seed} cut {n}"))?;
     }
     sh.poweroff()?;
     for disk in &disks {
         let (status, text) = e2fsck(&["-f", "-n"], &disk.image)?;
         check(status == 0, "d4.clean", || format!("SEED={seed}: {text}"))?;
+    }
+    Ok(())
+}
+
+/// One disk through `times` kills. The work of each life has a directory of its own, which the next life judges, and the last
+/// life judges all of them.
+fn kills(c: &mut Context<'_>, smp: u32, times: usize, words: &str) -> Outcome {
+    let (mut rng, seed) = Rng::new();
+    let mut content = std::fs::read(&formatted(c)?.image)?;
+    let mut lives: Vec<BTreeMap<String, u64>> = Vec::new();
+    for life in 0..=times {
+        let disk = Disk::with(&c.dir, "data", &content)?.logged()?;
+        let mut sh = boot(c, smp, std::slice::from_ref(&disk), words)?;
+        let from = if life == times { 0 } else { life.saturating_sub(1) };
+        for (n, least) in lives.iter().enumerate().skip(from) {
+            let found = examine(&mut sh, &format!("/data/{n}"))?;
+            judge(least, &found, &format!("SEED={seed} life {n} seen in life {life}"))?;
+        }
+        if life == times {
+            sh.poweroff()?;
+            let (status, text) = e2fsck(&["-f", "-n"], &disk.image)?;
+            check(status == 0, "d4.clean", || format!("SEED={seed}: {text}"))?;
+            break;
+        }
+        let dir = format!("/data/{life}");
+        sh.ok(&format!("mkdir {dir}"))?;
+        let enough = 20 + rng.below(60) as usize;
+        let acks = work(sh, &disk, &dir, enough)?;
+
+        let log = Log::read(&disk)?;
+        let share = rng.below(101);
+        content = log.cut(&content, log.entries.len(), PIECE, || rng.below(100) < share);
+        lives.push(promised(&acks, u64::MAX));
+        judged_by_e2fsck(c, &content, &format!("SEED={seed} life {life}"))?;
     }
     Ok(())
 }
