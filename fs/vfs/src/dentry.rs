@@ -25,18 +25,22 @@ pub(crate) struct LinkTo {
 }
 
 /// A cached name.
+///
+/// What a walk reads stands at the end: in an `Arc` the counts, which each open and close of the file writes, come first,
+/// and so they are not in the same line of the cache.
+#[repr(C)]
 pub struct Dentry {
-    id: u64,
-    /// Which superblock it belongs to.
-    pub(crate) sb: u64,
-    kind: FileType,
-    dead: AtomicBool,
-    /// How many mounts stand on it.
-    pub(crate) mounts: AtomicU32,
-    inode: Arc<dyn Inode>,
     link: SpinLock<LinkTo>,
     /// Held over changes of this directory and over look-ups that miss the cache.
     pub(crate) dir: Mutex<()>,
+    id: u64,
+    /// Which superblock it belongs to.
+    pub(crate) sb: u64,
+    inode: Arc<dyn Inode>,
+    /// How many mounts stand on it.
+    pub(crate) mounts: AtomicU32,
+    kind: FileType,
+    dead: AtomicBool,
 }
 
 impl Dentry {

@@ -131,6 +131,9 @@ struct Place {
 }
 
 /// A tree at its place.
+///
+/// Aligned so that an `Arc`'s counts, which each open and close writes, have a line of the cache to themselves.
+#[repr(align(64))]
 pub struct Mount {
     id: u32,
     /// Whose tree.

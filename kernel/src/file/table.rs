@@ -10,7 +10,7 @@
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sync::{LockClass, SpinLock};
 use vfs::OpenFile;
 
@@ -36,6 +36,8 @@ struct Inner {
 pub struct FileTable {
     /// A number that no other table ever had: the owner of POSIX record locks.
     id: u64,
+    /// A record lock was asked for in its name: only then closing looks for some, in a table that all processes share.
+    locks: AtomicBool,
     inner: SpinLock<Inner>,
 }
 
@@ -47,7 +49,8 @@ impl core::fmt::Debug for FileTable {
 
 fn with(inner: Inner) -> Arc<FileTable> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    Arc::new(FileTable { id: NEXT.fetch_add(1, Ordering::Relaxed), inner: SpinLock::new(&CLASS, inner) })
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    Arc::new(FileTable { id, locks: AtomicBool::new(false), inner: SpinLock::new(&CLASS, inner) })
 }
 
 impl Inner {
@@ -96,6 +99,11 @@ impl FileTable {
     /// The owner of POSIX record locks taken through this table.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Says that a POSIX record lock is about to be taken through this table: closing looks for locks from now on.
+    pub fn will_lock(&self) {
+        self.locks.store(true, Ordering::Relaxed);
     }
 
     /// The open file behind `fd`. `EBADF`.
@@ -149,7 +157,9 @@ impl FileTable {
 
     /// POSIX: closing any descriptor of a file drops the process's record locks on it.
     fn closed(&self, entry: &Entry) {
-        vfs::locks::release_process(&entry.file, self.id);
+        if self.locks.load(Ordering::Relaxed) {
+            vfs::locks::release_process(&entry.file, self.id);
+        }
     }
 
     /// Closes (or marks close-on-exec) every descriptor in `first..=last`.

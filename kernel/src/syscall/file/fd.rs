@@ -176,6 +176,9 @@ fn record_lock(f: &Arc<OpenFile>, cmd: u32, at: UserAddr) -> Result<()> {
     if LOCK_NOTHING.on() {
         return Ok(());
     }
+    if !ofd {
+        t.files().will_lock();
+    }
     locks::take(f, lock, cmd == F_SETLKW || cmd == F_OFD_SETLKW)
 }
 
