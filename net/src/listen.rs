@@ -236,6 +236,9 @@ impl Listener {
         if full {
             inner.overflowed = Some(now);
             drop(inner);
+            if stack.sabotaged(crate::stack::Sabotage::COOKIES) {
+                return;
+            }
             stack.count(|c| &c.cookies_sent);
             let mss = offered.mss.unwrap_or(536);
             let step = COOKIE_MSS.iter().rposition(|m| *m <= mss).unwrap_or(0);
@@ -279,6 +282,8 @@ impl Listener {
         inner.armed = next.is_some();
         drop(inner);
         if let Some(at) = next {
+            // Under a flood every record has a time of its own, and each look goes through all of them.
+            let at = at.max(now + SEC / 10);
             stack.timers.arm(&*stack.env, at, Target::Listener(self.me.clone()));
         }
         for (tuple, isn, seed, rcv, mtu, options) in again {

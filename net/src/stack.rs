@@ -46,6 +46,8 @@ bitflags::bitflags! {
         const ACKS = 4;
         /// Larger segments than a path carries are sent all the same.
         const PATH_MTU = 8;
+        /// A listener whose records of half-open connections are full answers nobody.
+        const COOKIES = 16;
     }
 }
 

@@ -67,6 +67,7 @@ pub fn init() {
         ("checksum", Sabotage::CHECKSUM),
         ("acks", Sabotage::ACKS),
         ("path-mtu", Sabotage::PATH_MTU),
+        ("cookies", Sabotage::COOKIES),
     ];
     let sabotage = ways.into_iter().filter(|w| crate::machine::sabotaged(w.0)).map(|w| w.1).collect();
     let limits = Limits { buffers, sabotage, ..Limits::default() };

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::Outcome;
+use crate::frames::checksum;
 use crate::vm::VmConfig;
 
 /// What happens to frames, each in thousandths.
@@ -238,14 +239,6 @@ fn too_large(frame: &[u8], mtu: usize) -> Vec<u8> {
     answer.extend(header);
     answer.extend(icmp);
     answer
-}
-
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let mut sum: u32 = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0))).sum();
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
 }
 
 #[cfg(test)]

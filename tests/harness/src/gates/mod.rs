@@ -28,6 +28,7 @@ mod s1;
 mod s2;
 mod s3;
 mod s4;
+mod storm;
 mod surface;
 
 use crate::gate::Gate;

@@ -24,6 +24,8 @@ fn cases(o: &Options) -> Vec<Case> {
         cases.push(Case::new(format!("user network smp{smp}"), move |c| user(c, smp)));
         cases.push(Case::new(format!("two machines smp{smp}"), move |c| two(c, smp, "")));
         cases.push(Case::new(format!("configured by files smp{smp}"), move |c| by_files(c, smp)).berth());
+        let names = move |c: &mut Context<'_>| super::storm::advertised(c, smp);
+        cases.push(Case::new(format!("name servers by advertisement and DHCPv6 smp{smp}"), names).berth());
     }
     cases.push(Case::new("cable pulled and put back", cable));
     for (name, globals, device) in [

@@ -2,6 +2,7 @@
 //! UDP; unix sockets. The programs at both ends compare every byte.
 
 use super::n1::quiet;
+use super::storm::storm;
 use crate::error::{Outcome, check};
 use crate::gate::{Case, Context, Gate, Options};
 use crate::net::{HostServer, configured, echo_server, host_client, many_files, peer, until, user_network};
@@ -25,6 +26,7 @@ fn cases(o: &Options) -> Vec<Case> {
         cases.push(Case::new(format!("bad cable smp{smp}"), move |c| cable(c, smp, BAD, "")));
         cases.push(Case::new(format!("a thousand connections smp{smp}"), move |c| thousand(c, smp)));
         cases.push(Case::new(format!("a silent peer and a narrow path smp{smp}"), move |c| silence(c, smp, "")));
+        cases.push(Case::new(format!("an open network smp{smp}"), move |c| storm(c, smp, "", None)).berth());
     }
     let damage = Faults { corrupt: 100, ..Faults::default() };
     cases.push(
@@ -37,6 +39,10 @@ fn cases(o: &Options) -> Vec<Case> {
     );
     cases.push(
         Case::new("control: path MTU not kept", |c| silence(c, 1, "berth.sabotage=path-mtu")).control("netpeer.client"),
+    );
+    cases.push(
+        Case::new("control: no cookies under a flood", |c| storm(c, 1, "berth.sabotage=cookies", Some(12)))
+            .control("n2.flood_new"),
     );
     cases
 }
