@@ -66,6 +66,12 @@ impl NetIf {
             n => n,
         }
     }
+    /// Sends what its device holds back.
+    pub(crate) fn flush(&self) {
+        if let Some(device) = &self.device {
+            device.flush();
+        }
+    }
     /// The link-layer address.
     pub fn mac(&self) -> [u8; 6] {
         self.device.as_ref().map_or([0; 6], |d| d.mac())

@@ -25,6 +25,8 @@ pub trait NetDevice: Send + Sync {
     /// Queues a frame for sending; false if it was dropped for want of room or a link: transports recover. Context:
     /// threads, no lock of the stack held; must not sleep.
     fn transmit(&self, frame: Packet) -> bool;
+    /// Sends what was held back because more was to follow ([`Packet::more`]). Context: as [`NetDevice::transmit`].
+    fn flush(&self) {}
     /// Its address.
     fn mac(&self) -> [u8; 6];
     /// The largest IP packet that it carries, in bytes.
@@ -40,6 +42,9 @@ pub trait NetDevice: Send + Sync {
 impl<T: NetDevice + ?Sized> NetDevice for &'static T {
     fn transmit(&self, frame: Packet) -> bool {
         (**self).transmit(frame)
+    }
+    fn flush(&self) {
+        (**self).flush();
     }
     fn mac(&self) -> [u8; 6] {
         (**self).mac()

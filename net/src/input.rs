@@ -1,13 +1,15 @@
 //! The way in: from a frame to the transport that it is for.
 
+use crate::batch::Batch;
 use crate::config::{IfCounters, LOOPBACK, NetIf};
-use crate::packet::{self, Ip, be16};
+use crate::packet::{self, Ip, Packet, be16};
 use crate::{Features, RxMeta, Sabotage, Stack};
 use alloc::sync::Arc;
 use core::net::IpAddr;
 use core::sync::atomic::Ordering;
 
 /// A packet that arrived, with what is known of it.
+#[derive(Clone, Copy)]
 pub(crate) struct Arrival<'a> {
     pub ip: Ip,
     /// The IP packet, cut to its length.
@@ -37,12 +39,25 @@ impl Arrival<'_> {
 impl Stack {
     /// A frame arrived at `netif`. Context: thread, no lock of the stack held.
     pub fn receive(&self, netif: &Arc<NetIf>, frame: &[u8], meta: RxMeta) {
+        self.receive_all(netif, &[(frame, meta)]);
+    }
+
+    /// Frames arrived at `netif` together: as [`Stack::receive`] for each, but cheaper ([`crate::batch`]).
+    pub fn receive_all(&self, netif: &Arc<NetIf>, frames: &[(&[u8], RxMeta)]) {
+        let mut batch = Batch::new(frames.len());
+        for (frame, meta) in frames {
+            self.receive_one(netif, frame, *meta, &mut batch);
+        }
+        batch.finish(self);
+    }
+
+    fn receive_one<'a>(&self, netif: &'a Arc<NetIf>, frame: &'a [u8], meta: RxMeta, batch: &mut Batch<'a>) {
         IfCounters::count(&netif.counters.rx, frame.len());
         let no_link = netif.device.as_ref().is_some_and(|d| d.features().contains(Features::NO_LINK));
         let ok = if no_link {
-            self.ip_input(netif, frame, [0; 6], meta.csum_ok, 0)
+            self.ip_input(netif, frame, [0; 6], meta.csum_ok, Some(batch))
         } else {
-            self.ethernet_input(netif, frame, meta)
+            self.ethernet_input(netif, frame, meta, batch)
         };
         if ok.is_none() {
             netif.counters.rx_errors.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +65,13 @@ impl Stack {
         }
     }
 
-    fn ethernet_input(&self, netif: &Arc<NetIf>, frame: &[u8], meta: RxMeta) -> Option<()> {
+    fn ethernet_input<'a>(
+        &self,
+        netif: &'a Arc<NetIf>,
+        frame: &'a [u8],
+        meta: RxMeta,
+        batch: &mut Batch<'a>,
+    ) -> Option<()> {
         let to: [u8; 6] = frame.get(..6)?.try_into().ok()?;
         let from: [u8; 6] = frame.get(6..12)?.try_into().ok()?;
         let ethertype = be16(frame, 12)?;
@@ -59,7 +80,7 @@ impl Stack {
             return Some(());
         }
         match ethertype {
-            0x0800 | 0x86dd => self.ip_input(netif, &frame[14..], from, meta.csum_ok, 0),
+            0x0800 | 0x86dd => self.ip_input(netif, &frame[14..], from, meta.csum_ok, Some(batch)),
             0x0806 => self.arp_input(netif, &frame[14..]),
             _ => {
                 netif.counters.rx_dropped.fetch_add(1, Ordering::Relaxed);
@@ -68,15 +89,27 @@ impl Stack {
         }
     }
 
-    pub(crate) fn loopback_input(&self, bytes: &[u8]) {
+    /// Packets came out of loopback.
+    pub(crate) fn loopback_input(&self, packets: &[Packet]) {
         let config = self.config();
         if let Some(lo) = config.interface(LOOPBACK) {
-            let _ = self.ip_input(&lo.netif, bytes, [0; 6], true, 0);
+            let mut batch = Batch::new(packets.len());
+            for p in packets {
+                let _ = self.ip_input(&lo.netif, p.bytes(), [0; 6], true, Some(&mut batch));
+            }
+            batch.finish(self);
         }
     }
 
-    /// An IP packet. `depth`: how often it was put together from fragments.
-    fn ip_input(&self, netif: &Arc<NetIf>, b: &[u8], mac: [u8; 6], trusted: bool, depth: u8) -> Option<()> {
+    /// An IP packet. One without a batch was put together from fragments.
+    fn ip_input<'a>(
+        &self,
+        netif: &'a Arc<NetIf>,
+        b: &'a [u8],
+        mac: [u8; 6],
+        trusted: bool,
+        batch: Option<&mut Batch<'a>>,
+    ) -> Option<()> {
         let ip = packet::parse_ip(b)?;
         let looped = netif.index == LOOPBACK;
         // Nobody outside speaks for us or for groups (RFC 1122, 3.2.1.3).
@@ -87,18 +120,16 @@ impl Stack {
         let trusted = trusted || self.sabotaged(Sabotage::CHECKSUM);
         let a = Arrival { ip, bytes, netif, trusted, mac };
         if let Some(f) = ip.fragment {
-            if depth > 0 {
-                return None;
-            }
+            batch?;
             let whole = self.reassembly.add(self, &ip, f, bytes)?;
             return match whole {
-                Some(whole) => self.ip_input(netif, &whole, mac, false, 1),
+                Some(whole) => self.ip_input(netif, &whole, mac, false, None),
                 None => Some(()),
             };
         }
         // A known connection needs no look at addresses: it was made for one of ours.
         if ip.proto == packet::TCP && !ip.dst.is_multicast() {
-            return self.tcp_input(&a);
+            return self.tcp_input(&a, batch);
         }
         let config = self.config();
         let group = ip.dst.is_multicast() || config.is_broadcast(ip.dst, netif.index);

@@ -38,6 +38,7 @@
 
 extern crate alloc;
 
+mod batch;
 pub mod config;
 pub mod device;
 mod env;

@@ -326,7 +326,7 @@ impl Listener {
         }
         let Some(syn) = synthesize(&tuple, isn, offered) else { return };
         let Ok(flow) = Flow::accepted(stack, tuple, &options, mtu, seed, rcv, syn.bytes()) else { return };
-        flow.drive(stack, Some(a.bytes));
+        flow.segments(stack, core::iter::once(a.bytes));
         if matches!(flow.status().state, State::SynReceived | State::Listen) {
             // smoltcp did not take what we took: forget it all.
             stack.tcp.remove(&tuple);

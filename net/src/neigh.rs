@@ -197,7 +197,7 @@ pub(crate) fn solicited(a: Ipv6Addr) -> Ipv6Addr {
 
 impl Stack {
     /// Sends an IP packet by `hop`: finds the neighbour's address, asking for it if need be.
-    pub(crate) fn link_output(&self, hop: &Hop, packet: Packet, broadcast: bool) {
+    pub(crate) fn link_output(&self, hop: &Hop, mut packet: Packet, broadcast: bool) {
         let Some(device) = &hop.netif.device else { return };
         if device.features().contains(Features::NO_LINK) {
             return self.transmit(&hop.netif, packet);
@@ -236,6 +236,8 @@ impl Stack {
                 (entry.probes, entry.at) = (1, now);
                 ask = true;
             }
+            // Who sends it then has nothing to follow.
+            packet.more = false;
             dropped = table.wait(key, packet);
             drop(table);
         }

@@ -6,8 +6,12 @@ use crate::stack::LANES;
 use crate::{Features, Stack};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::sync::atomic::Ordering;
+
+/// Packets that loopback takes in together.
+const AT_ONCE: usize = 32;
 
 impl Stack {
     /// Hands a frame to an interface's device.
@@ -89,22 +93,31 @@ impl Stack {
             IfCounters::count(&lo.counters.tx, packet.bytes().len());
             IfCounters::count(&lo.counters.rx, packet.bytes().len());
         }
+        let more = packet.more;
         let t = &packet.bytes()[ip.header..];
         let ports = packet::be16(t, 0).unwrap_or(0) ^ packet::be16(t, 2).unwrap_or(0);
         let lane = &self.lanes[usize::from(ports) % LANES];
         {
             let mut queue = lane.queue.lock();
             // Bounded as a device's ring is: transports recover from what is dropped.
-            if queue.len() >= 4096 {
-                return;
+            if queue.len() < 4096 {
+                queue.push_back(packet);
             }
-            queue.push_back(packet);
+        }
+        if more {
+            return;
         }
         while !lane.draining.swap(true, Ordering::Acquire) {
             loop {
-                let next = lane.queue.lock().pop_front();
-                let Some(p) = next else { break };
-                self.loopback_input(p.bytes());
+                let next: Vec<Packet> = {
+                    let mut queue = lane.queue.lock();
+                    let count = queue.len().min(AT_ONCE);
+                    queue.drain(..count).collect()
+                };
+                if next.is_empty() {
+                    break;
+                }
+                self.loopback_input(&next);
             }
             lane.draining.store(false, Ordering::Release);
             // Who queued between our last look and the store has left it to us.

@@ -27,6 +27,8 @@ pub struct Packet {
     /// The device is to put the checksum of everything from the first offset at the second after it (offsets from the
     /// packet's first byte); the pseudo header's sum is already there.
     pub csum: Option<(u16, u16)>,
+    /// Others follow at once: the device need not look before [`crate::NetDevice::flush`] was called.
+    pub more: bool,
 }
 
 impl Packet {
@@ -34,7 +36,7 @@ impl Packet {
     pub fn new(len: usize) -> Packet {
         let mut buf = Buffer::new(HEADROOM + len);
         buf.fill(0);
-        Packet { buf, start: HEADROOM, csum: None }
+        Packet { buf, start: HEADROOM, csum: None, more: false }
     }
 
     /// As [`Packet::new`], for who writes all of the payload: there is anything in those bytes.
@@ -43,7 +45,7 @@ impl Packet {
         // What a header leaves out must not be another's bytes.
         let headers = buf.len().min(HEADERS);
         buf[..headers].fill(0);
-        Packet { buf, start: HEADROOM, csum: None }
+        Packet { buf, start: HEADROOM, csum: None, more: false }
     }
 
     /// A copy of `bytes`.
@@ -78,7 +80,21 @@ impl Packet {
 
 /// The sum of 16-bit words, not folded.
 pub fn sum(bytes: &[u8], mut acc: u64) -> u64 {
-    let mut words = bytes.chunks_exact(4);
+    let mut words = bytes.chunks_exact(16);
+    if words.len() > 0 {
+        // Sums of words in either byte order differ by the order of the sum's own bytes (RFC 1071, 2).
+        let (mut low, mut high) = (0, 0);
+        for w in &mut words {
+            let at = |i: usize| {
+                u64::from_le_bytes([w[i], w[i + 1], w[i + 2], w[i + 3], w[i + 4], w[i + 5], w[i + 6], w[i + 7]])
+            };
+            let (a, b) = (at(0), at(8));
+            low += (a & 0xffff_ffff) + (b & 0xffff_ffff);
+            high += (a >> 32) + (b >> 32);
+        }
+        acc += u64::from(fold(low + high).swap_bytes());
+    }
+    let mut words = words.remainder().chunks_exact(4);
     for w in &mut words {
         acc += u64::from(u32::from_be_bytes([w[0], w[1], w[2], w[3]]));
     }

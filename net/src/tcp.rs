@@ -1,5 +1,6 @@
 //! TCP around its connections: the table of 4-tuples, TIME_WAIT, segments for nobody, connecting.
 
+use crate::batch::Batch;
 use crate::config::Hop;
 use crate::flow::Flow;
 use crate::hash::Key;
@@ -223,16 +224,32 @@ impl Tcp {
     }
 }
 
-/// Sends a segment of a connection. A path that carries less than the segment was made for gets it in pieces.
-pub(crate) fn send_segment(stack: &Stack, p: Packet, hop: Option<&Hop>, mtu: usize) {
-    let Some(ip) = packet::parse_ip(p.bytes()) else { return };
-    let acks = stack.sabotaged(Sabotage::ACKS);
-    if acks
-        && packet::parse_tcp(&p.bytes()[ip.header..])
-            .is_some_and(|t| t.flags == ACK && ip.header + t.header == ip.total)
-    {
-        return;
+/// Sends segments of a connection, in this order.
+pub(crate) fn send_segments(stack: &Stack, mut all: Vec<Packet>, hop: Option<&Hop>, mtu: usize) {
+    if stack.sabotaged(Sabotage::ACKS) {
+        all.retain(|p| !is_bare_ack(p));
     }
+    let Some(last) = all.len().checked_sub(1) else { return };
+    for (i, mut p) in all.into_iter().enumerate() {
+        p.more = i < last;
+        send_segment(stack, p, hop, mtu);
+    }
+    if last > 0
+        && let Some(hop) = hop
+    {
+        hop.netif.flush();
+    }
+}
+
+fn is_bare_ack(p: &Packet) -> bool {
+    packet::parse_ip(p.bytes()).is_some_and(|ip| {
+        packet::parse_tcp(&p.bytes()[ip.header..]).is_some_and(|t| t.flags == ACK && ip.header + t.header == ip.total)
+    })
+}
+
+/// Sends a segment of a connection. A path that carries less than the segment was made for gets it in pieces.
+fn send_segment(stack: &Stack, p: Packet, hop: Option<&Hop>, mtu: usize) {
+    let Some(ip) = packet::parse_ip(p.bytes()) else { return };
     let Some(hop) = hop else {
         let _ = stack.output(p);
         return;
@@ -255,6 +272,7 @@ pub(crate) fn send_segment(stack: &Stack, p: Packet, hop: Option<&Hop>, mtu: usi
         if (i + 1) * step < payload.len() {
             b[13] &= !(packet::FIN | 8);
         }
+        q.more = p.more || (i + 1) * step < payload.len();
         let Some(ip) = packet::parse_ip(q.bytes()) else { return };
         let _ = stack.output_by(q, &ip, hop);
     }
@@ -283,7 +301,8 @@ impl Stack {
         }
     }
 
-    pub(crate) fn tcp_input(&self, a: &Arrival<'_>) -> Option<()> {
+    /// A TCP segment came; in a `batch`, a connection gets it when that is finished.
+    pub(crate) fn tcp_input<'a>(&self, a: &Arrival<'a>, batch: Option<&mut Batch<'a>>) -> Option<()> {
         let seg = a.payload();
         let t = packet::parse_tcp(seg)?;
         if !a.sum_ok() {
@@ -291,6 +310,10 @@ impl Stack {
             return None;
         }
         let tuple = Tuple { local: (a.ip.dst, t.dst), remote: (a.ip.src, t.src) };
+        let mut batch = batch;
+        if batch.as_mut().is_some_and(|b| b.add(&tuple, a)) {
+            return Some(());
+        }
         let found = match self.tcp.bucket(&tuple).lock().get(&tuple) {
             Some(Entry::Flow(f)) => Some(Ok(f.clone())),
             Some(Entry::TimeWait(w)) => Some(Err(*w)),
@@ -298,7 +321,10 @@ impl Stack {
         };
         match found {
             Some(Ok(flow)) => {
-                flow.drive(self, Some(a.bytes));
+                match batch {
+                    Some(b) => b.begin(self, flow, a),
+                    None => _ = flow.segments(self, core::iter::once(a.bytes)),
+                }
                 return Some(());
             }
             Some(Err(w)) if !self.reopens(&t, &w) => {

@@ -94,15 +94,24 @@ impl Inner {
         Status { state, readable, room, unsent: s.send_queue() + held, ended, error, capacity: s.send_capacity() }
     }
 
-    /// Lets smoltcp take a segment and send what it has.
-    pub(super) fn poll(&mut self, rx: Option<&[u8]>, now: u64, out: &mut Vec<Packet>) {
+    /// Lets smoltcp take a segment. What it answers at once goes out; what can wait for other segments, acknowledgements above
+    /// all, comes with [`Inner::poll`].
+    pub(super) fn take(&mut self, segment: &[u8], now: u64, out: &mut Vec<Packet>) {
         let before = out.len();
-        if let Some(segment) = rx {
-            if let Some(ack) = self.hear(segment) {
-                self.feed(ack.bytes(), now, out);
-            }
-            self.feed(segment, now, out);
+        let state = self.socket().state();
+        if let Some(ack) = self.hear(segment) {
+            self.feed(ack.bytes(), now, out);
         }
+        self.feed(segment, now, out);
+        for p in &mut out[before..] {
+            self.look_at(p);
+        }
+        self.after_segment(state, segment, now);
+    }
+
+    /// Lets smoltcp send what it has.
+    pub(super) fn poll(&mut self, now: u64, out: &mut Vec<Packet>) {
+        let before = out.len();
         let at = instant(now);
         // A segment at a time; the peer's window bounds how many.
         let mut port = Port { rx: None, out, mtu: self.mtu };
@@ -251,7 +260,7 @@ impl Inner {
     }
 
     /// Notes what a segment did: errors, and what the peer still owes.
-    pub(super) fn after_segment(&mut self, before: State, rx: &[u8], now: u64) {
+    fn after_segment(&mut self, before: State, rx: &[u8], now: u64) {
         let header = if rx[0] >> 4 == 4 { usize::from(rx[0] & 15) * 4 } else { 40 };
         let Some(t) = rx.get(header..).and_then(packet::parse_tcp) else { return };
         let state = self.socket().state();

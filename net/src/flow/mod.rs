@@ -18,7 +18,7 @@ mod port;
 mod resize;
 
 use crate::config::Hop;
-use crate::packet::Tuple;
+use crate::packet::{Packet, Tuple};
 use crate::tcp::TcpOptions;
 use crate::timers::Target;
 use crate::{Stack, tcp};
@@ -160,7 +160,7 @@ impl Flow {
         if !stack.tcp.insert(&flow) {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        flow.drive(stack, None);
+        flow.drive(stack);
         Ok(flow)
     }
 
@@ -182,7 +182,8 @@ impl Flow {
             inner.socket().listen(tuple.local.1).map_err(|_| Errno::EINVAL)?;
             // The answer was sent long ago; this one is for nobody.
             let mut out = Vec::new();
-            inner.poll(Some(syn), now, &mut out);
+            inner.take(syn, now, &mut out);
+            inner.poll(now, &mut out);
             if inner.socket().state() != State::SynReceived {
                 return Err(Errno::EINVAL);
             }
@@ -195,24 +196,39 @@ impl Flow {
     }
 
     /// One step; see the module.
-    pub(crate) fn drive(&self, stack: &Stack, rx: Option<&[u8]>) {
-        self.step(stack, rx, |_| ());
+    fn drive(&self, stack: &Stack) {
+        self.step(stack, |_, _| ());
     }
 
-    fn step<R>(&self, stack: &Stack, rx: Option<&[u8]>, act: impl FnOnce(&mut Inner) -> R) -> R {
+    /// One step with segments, as IP packets, in the order in which they came. One look at what is to be sent and one wake-up
+    /// serve all of them, so that one acknowledgement does. Returns how many were taken: those behind the connection's
+    /// end are no longer for it.
+    pub(crate) fn segments<'a>(&self, stack: &Stack, all: impl Iterator<Item = &'a [u8]>) -> usize {
+        let now = stack.env.now_ns();
+        self.step(stack, |inner, out| {
+            let mut taken = 0;
+            for segment in all {
+                inner.take(segment, now, out);
+                taken += 1;
+                if matches!(inner.socket().state(), State::Closed | State::TimeWait) {
+                    break;
+                }
+            }
+            taken
+        })
+    }
+
+    fn step<R>(&self, stack: &Stack, act: impl FnOnce(&mut Inner, &mut Vec<Packet>) -> R) -> R {
         let now = stack.env.now_ns();
         let mut out = Vec::new();
         let mut inner = self.inner.lock();
         let before = inner.status();
-        let r = act(&mut inner);
+        let r = act(&mut inner, &mut out);
         let corked = inner.uncork_late(now);
-        inner.poll(rx, now, &mut out);
-        if let Some(rx) = rx {
-            inner.after_segment(before.state, rx, now);
-        }
+        inner.poll(now, &mut out);
         let (mut deadline, again) = inner.patience(now);
         if again || inner.socket().state() == State::Closed {
-            inner.poll(None, now, &mut out);
+            inner.poll(now, &mut out);
         }
         let after = inner.status();
         let fin = inner.seen;
@@ -252,9 +268,7 @@ impl Flow {
             self.readable.wake_all();
             self.writable.wake_all();
         }
-        for p in out {
-            tcp::send_segment(stack, p, hop.as_ref(), mtu);
-        }
+        tcp::send_segments(stack, out, hop.as_ref(), mtu);
         r
     }
 
@@ -284,11 +298,11 @@ impl Flow {
         if self.armed.load(Ordering::Acquire) <= now {
             self.armed.store(u64::MAX, Ordering::Release);
         }
-        self.drive(stack, None);
+        self.drive(stack);
     }
 
     pub(crate) fn icmp_error(&self, stack: &Stack, seq: Option<u32>, errno: Errno) {
-        self.step(stack, None, |inner| {
+        self.step(stack, |inner, _| {
             let connecting = inner.socket().state() == State::SynSent;
             if connecting && errno != Errno::EMSGSIZE && seq.is_none_or(|s| s.wrapping_add(1) == inner.seen.snd_nxt) {
                 inner.error = Some(errno);
@@ -323,7 +337,7 @@ impl Flow {
     /// (`MSG_MORE`).
     pub fn send_of(&self, stack: &Stack, data: &[u8], whole: usize, more: bool) -> Result<usize> {
         let now = stack.env.now_ns();
-        self.step(stack, None, |inner| {
+        self.step(stack, |inner, _| {
             if let Some(e) = inner.error.take() {
                 return Err(e);
             }
@@ -371,7 +385,7 @@ impl Flow {
         if peek {
             return take(&mut self.inner.lock());
         }
-        let r = self.step(stack, None, take);
+        let r = self.step(stack, |inner, _| take(inner));
         for p in out {
             let _ = stack.output(p);
         }
@@ -380,7 +394,7 @@ impl Flow {
 
     /// No more bytes will be sent: those queued are, then FIN. `ENOTCONN`.
     pub fn shutdown_write(&self, stack: &Stack) -> Result<()> {
-        self.step(stack, None, |inner| match inner.socket().state() {
+        self.step(stack, |inner, _| match inner.socket().state() {
             State::SynSent | State::Closed | State::Listen => Err(Errno::ENOTCONN),
             _ => {
                 inner.uncork();
@@ -398,7 +412,7 @@ impl Flow {
 
     /// The owner goes. With `reset`, or when bytes were not read, the peer is told so by RST.
     pub fn close(&self, stack: &Stack, reset: bool) {
-        self.step(stack, None, |inner| {
+        self.step(stack, |inner, _| {
             inner.orphan = true;
             inner.owed_since = None;
             if reset || inner.socket().recv_queue() > 0 {
@@ -412,7 +426,7 @@ impl Flow {
 
     /// Changes options.
     pub fn set_options(&self, stack: &Stack, options: &TcpOptions) {
-        self.step(stack, None, |inner| {
+        self.step(stack, |inner, _| {
             inner.options = options.clone();
             if !options.cork {
                 inner.uncork();

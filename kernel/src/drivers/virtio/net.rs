@@ -72,6 +72,8 @@ const DEPTH: u16 = 256;
 const MAX_PAIRS: u16 = 8;
 /// Frames between two looks at other work.
 const BUDGET: usize = 64;
+/// Packets that wait for others of which their sender said that they follow.
+const HELD: usize = 32;
 /// Packets that wait behind a full ring.
 const BACKLOG: usize = 1024;
 const ETHERNET: usize = 14;
@@ -83,6 +85,13 @@ struct Rx {
     buffers: Vec<Frame>,
     /// Where frames of several buffers are put together.
     whole: Vec<u8>,
+}
+
+/// Frames that the device has delivered, each in one buffer, and the buffers' tokens.
+#[derive(Default)]
+struct Plain<'a> {
+    frames: Vec<(&'a [u8], RxMeta)>,
+    tokens: SmallVec<[u16; BUDGET]>,
 }
 
 struct Tx {
@@ -379,6 +388,7 @@ impl VirtioNet {
     /// Takes in up to [`BUDGET`] frames; how many. The error says how the device broke the rules.
     fn poll(&self, rx: &mut Rx, stack: &Stack, netif: &Arc<NetIf>) -> Result<usize, &'static str> {
         let mut got = 0;
+        let mut plain = Plain::default();
         while got < BUDGET {
             let Some((token, len)) = Self::filled(rx)? else { break };
             got += 1;
@@ -386,7 +396,8 @@ impl VirtioNet {
             if len < self.header {
                 return Err("delivers frames without a header");
             }
-            // SAFETY: the device has given the buffer back; `len` is at most its size. Nobody else uses it until `give`.
+            // SAFETY: the device has given the buffer back; `len` is at most its size. Nobody else uses it until `give`, which
+            // comes after the last use of these bytes.
             let bytes = unsafe { core::slice::from_raw_parts(buffer.ptr().cast_const(), len) };
             let (header, first) = bytes.split_at(self.header);
             let meta = RxMeta { csum_ok: header[0] & (NEEDS_CSUM | DATA_VALID) != 0 };
@@ -395,10 +406,11 @@ impl VirtioNet {
             let partial = (header[0] & NEEDS_CSUM != 0)
                 .then(|| [8, 6].map(|at| usize::from(u16::from_le_bytes([header[at], header[at + 1]]))));
             if parts <= 1 && partial.is_none() {
-                stack.receive(netif, first, meta);
-                self.give(rx, token);
+                plain.frames.push((first, meta));
+                plain.tokens.push(token);
                 continue;
             }
+            self.take_in(rx, &mut plain, stack, netif);
             let mut whole = core::mem::take(&mut rx.whole);
             whole.clear();
             whole.extend_from_slice(first);
@@ -420,7 +432,20 @@ impl VirtioNet {
             stack.receive(netif, &whole, meta);
             rx.whole = whole;
         }
+        self.take_in(rx, &mut plain, stack, netif);
         Ok(got)
+    }
+
+    /// Hands over frames that lie in one buffer each, all together, and gives the buffers back.
+    fn take_in(&self, rx: &mut Rx, plain: &mut Plain<'_>, stack: &Stack, netif: &Arc<NetIf>) {
+        if plain.frames.is_empty() {
+            return;
+        }
+        stack.receive_all(netif, &plain.frames);
+        plain.frames.clear();
+        for token in plain.tokens.drain(..) {
+            self.give(rx, token);
+        }
     }
 
     /// Takes back what was sent, and sends what waited.
@@ -544,6 +569,14 @@ impl NetDevice for VirtioNet {
         }
         let index = platform::cpu_id() % self.pairs.len();
         let Some(pair) = self.pairs.get(index) else { return false };
+        if frame.more {
+            // Whoever sends the last one, or flushes, puts all of them into the ring.
+            let mut tx = pair.tx.lock();
+            if tx.backlog.len() < HELD {
+                tx.backlog.push_back(frame);
+                return true;
+            }
+        }
         let mut done: SmallVec<[Packet; 32]> = SmallVec::new();
         let mut tx = pair.tx.lock();
         let broken = self.take_back(&mut tx, &mut done);
@@ -560,6 +593,14 @@ impl NetDevice for VirtioNet {
             self.kill("broke its transmit queue");
         }
         room && !broken
+    }
+
+    fn flush(&self) {
+        for (index, pair) in self.pairs.iter().enumerate() {
+            if !pair.tx.lock().backlog.is_empty() {
+                self.reap(pair, index as u16);
+            }
+        }
     }
 
     fn mac(&self) -> [u8; 6] {

@@ -153,6 +153,8 @@ fn by_files(c: &mut Context<'_>, smp: u32) -> Outcome {
     wire.attach(&mut config, 1);
     let mut b = c.boot(&config)?;
     until(&mut b, "n1.static", "ip route; ip addr show eth0", "default via 10.5.0.1")?;
+    // Written last.
+    until(&mut b, "n1.static", "cat /etc/resolv.conf", "nameserver 10.5.0.1")?;
     let seen = b.ok("hostname; ip addr show eth0; cat /etc/resolv.conf")?;
     let right = ["harbour\n", "inet 10.5.0.2/24", "nameserver 10.5.0.1"].iter().all(|want| seen.contains(want));
     check(right, "n1.static", || seen.clone())?;
