@@ -33,6 +33,10 @@ impl PollEvents {
     pub const NONE: PollEvents = PollEvents(0);
     /// Readable.
     pub const IN: PollEvents = PollEvents(0x41);
+    /// `POLLIN` alone, as event counters, timers and signals say it.
+    pub const POLLIN: PollEvents = PollEvents(1);
+    /// `POLLOUT` alone.
+    pub const POLLOUT: PollEvents = PollEvents(4);
     /// Urgent data.
     pub const PRI: PollEvents = PollEvents(2);
     /// Writable.
@@ -126,6 +130,11 @@ pub trait File: Any + Send + Sync {
     fn poll(&self, poller: Option<&mut dyn Poller>) -> PollEvents {
         let _ = poller;
         PollEvents::IN.and(PollEvents::OUT)
+    }
+
+    /// Whether `epoll_ctl` takes it: files that are always ready are refused (epoll_ctl(2), `EPERM`).
+    fn can_poll(&self) -> bool {
+        true
     }
 
     /// What a mapping of it maps.

@@ -12,7 +12,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use sync::{LockClass, Mutex, SpinLock, rank};
+use sync::{LockClass, Mutex, Once, SpinLock, WaitQueue, rank};
 
 static RENAME: LockClass = LockClass::new("rename", rank::RENAME);
 static TABLE_CLASS: LockClass = LockClass::new("mount table", rank::SPIN + 15);
@@ -345,6 +345,34 @@ static TABLE: SpinLock<Vec<Arc<Mount>>> = SpinLock::new(&TABLE_CLASS, Vec::new()
 /// Serialises changes of the table, which look at more than one entry.
 static CHANGES: Mutex<()> = Mutex::new(&CHANGE, ());
 
+/// How often the table or a mount's flags changed.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static WATCHERS: Once<Arc<WaitQueue>> = Once::new();
+
+/// How often mounts have changed: `/proc/PID/mounts` polls by that.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// The queue that is woken when [`generation`] moves.
+pub fn watchers() -> &'static Arc<WaitQueue> {
+    loop {
+        if let Some(q) = WATCHERS.get() {
+            return q;
+        }
+        // Who loses sees the winner's on its next look.
+        let _ = WATCHERS.set(Arc::new(WaitQueue::new()));
+    }
+}
+
+/// To be called after a change, without the table's locks.
+fn changed() {
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    if let Some(q) = WATCHERS.get() {
+        q.wake_all();
+    }
+}
+
 /// The mount on `path`.
 fn covering(path: &Path) -> Option<Arc<Mount>> {
     let table = TABLE.lock();
@@ -390,6 +418,7 @@ fn attach(m: Arc<Mount>, at: &Path) -> Result<()> {
     at.dentry.mounts.fetch_add(1, Ordering::Relaxed);
     drop(table);
     drop(changes);
+    changed();
     Ok(())
 }
 
@@ -437,6 +466,7 @@ pub fn remount(at: &Path, flags: u32, words: &str) -> Result<()> {
         at.mount.flags.store(flags & MountFlags::KEPT | old, Ordering::SeqCst);
     }
     drop(changes);
+    changed();
     done
 }
 
@@ -474,6 +504,7 @@ pub fn remount_bind(at: &Path, flags: u32) -> Result<()> {
         m.flags.store(before, Ordering::SeqCst);
     }
     drop(changes);
+    changed();
     if busy { Err(Errno::EBUSY) } else { Ok(()) }
 }
 
@@ -537,6 +568,7 @@ pub fn unmount(at: Path, lazy: bool) -> Result<()> {
         }
     }
     drop(changes);
+    changed();
     // It is unmounted whatever comes of this: who must know of errors calls fsync or syncfs before. The log has them.
     let _ = mount.sb.fs.sync();
     drop(places);
@@ -564,6 +596,7 @@ pub fn pivot_root(root: &Path, new_root: &Path, put_old: &Path) -> Result<()> {
     *root.mount.at.lock() = Some(Place { mount: put_old.mount.clone(), dentry: put_old.dentry.clone() });
     *new_root.mount.at.lock() = above;
     drop(changes);
+    changed();
     drop(former);
     Ok(())
 }

@@ -240,6 +240,10 @@ impl BlockFile {
 }
 
 impl File for BlockFile {
+    fn can_poll(&self) -> bool {
+        false
+    }
+
     fn read(&self, io: Io, sink: &mut dyn ReadSink) -> Result<usize> {
         if !self.direct {
             return self.on.cache.read(io.offset, sink);

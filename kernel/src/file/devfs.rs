@@ -73,7 +73,7 @@ fn open_char(rdev: u64, flags: u32) -> Result<Arc<dyn File>> {
         (1, 3) => Arc::new(Null),
         (1, 5) => Arc::new(Zero { full: false }),
         (1, 7) => Arc::new(Zero { full: true }),
-        (1, 8 | 9) => Arc::new(Random),
+        (1, minor @ (8 | 9)) => Arc::new(Random { polls: minor == 8 }),
         (1, 11) => Arc::new(Kmsg { at: SpinLock::new(&KMSG, 0) }),
         (5, 0) => Slave::open(job::controlling_tty().ok_or(Errno::ENXIO)?, flags | linux::O_NOCTTY),
         // As on Linux, opening /dev/console never makes it the controlling terminal.
@@ -100,6 +100,9 @@ impl File for Null {
     fn always_at_start(&self) -> bool {
         true
     }
+    fn can_poll(&self) -> bool {
+        false
+    }
 }
 
 struct Zero {
@@ -119,14 +122,23 @@ impl File for Zero {
     fn always_at_start(&self) -> bool {
         true
     }
+    fn can_poll(&self) -> bool {
+        false
+    }
     fn mmap(&self, _: &OpenFile) -> Result<Mapping> {
         if self.full { Err(Errno::ENODEV) } else { Ok(Mapping::Anonymous) }
     }
 }
 
-struct Random;
+struct Random {
+    /// `/dev/random` may be watched by epoll, `/dev/urandom` may not, as on Linux.
+    polls: bool,
+}
 
 impl File for Random {
+    fn can_poll(&self) -> bool {
+        self.polls
+    }
     fn read(&self, _: Io, sink: &mut dyn ReadSink) -> Result<usize> {
         let mut done = 0;
         let mut chunk = [0u8; 256];
@@ -233,7 +245,8 @@ impl File for Slave {
         if let Some(p) = poller {
             p.register(&self.0.waiters);
         }
-        events(self.0.readiness())
+        let r = self.0.readiness();
+        events(r).and(PollEvents::ERR.when(r.hung_up))
     }
 }
 

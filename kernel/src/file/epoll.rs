@@ -208,7 +208,7 @@ impl Epoll {
 
     /// `EPOLL_CTL_ADD`. `EEXIST`, `ELOOP`, `EINVAL`, `EPERM` (a file that is always ready), `ENOMEM`.
     pub fn add(&self, fd: i32, file: &Arc<OpenFile>, what: Event) -> Result<()> {
-        if file.object().is_none() {
+        if !file.object().is_some_and(|o| o.can_poll()) {
             return Err(Errno::EPERM);
         }
         let exclusive = what.events & EPOLLEXCLUSIVE != 0;

@@ -90,7 +90,7 @@ impl File for EventFd {
             p.register(&self.waiters);
         }
         let n = self.count.load(Ordering::Acquire);
-        PollEvents::IN.when(n > 0).and(PollEvents::OUT.when(n < MAX))
+        PollEvents::POLLIN.when(n > 0).and(PollEvents::POLLOUT.when(n < MAX))
     }
 
     fn getattr(&self) -> Result<Attr> {

@@ -105,7 +105,7 @@ impl File for SignalFd {
         if let Some(p) = poller {
             p.register(me.process.signal_queue());
         }
-        PollEvents::IN.when(send::pending_of(me) & self.mask() != 0)
+        PollEvents::POLLIN.when(send::pending_of(me) & self.mask() != 0)
     }
 
     fn getattr(&self) -> Result<Attr> {

@@ -10,9 +10,13 @@ use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use platform::{ReadSink, SharedBytes, SharedBytesMut, WriteSource};
-use vfs::{Attr, DirEntry, File, FileSystem, FileType, Inode, Io, Link, Mappable, Meta, Path, SetAttr, Statfs};
+use sync::{LockClass, SpinLock, rank};
+use vfs::{
+    Attr, DirEntry, File, FileSystem, FileType, Inode, Io, Link, Mappable, Meta, Path, PollEvents, Poller, SetAttr,
+    Statfs,
+};
 
 /// What a node is.
 pub enum Kind {
@@ -57,6 +61,22 @@ pub trait Text: Send + Sync {
     fn write(&self, text: &[u8]) -> Result<()> {
         let _ = text;
         Err(Errno::EPERM)
+    }
+    /// Whether it is a list of mounts, which polls as an error and urgent once for each change (proc(5)).
+    fn lists_mounts(&self) -> bool {
+        false
+    }
+}
+
+/// The text of a list of mounts.
+pub struct Mounts<F>(pub F);
+
+impl<F: Fn(&mut Vec<u8>) -> Result<()> + Send + Sync> Text for Mounts<F> {
+    fn read(&self, out: &mut Vec<u8>) -> Result<()> {
+        self.0(out)
+    }
+    fn lists_mounts(&self) -> bool {
+        true
     }
 }
 
@@ -233,23 +253,53 @@ impl Inode for SynthInode {
                 if flags & abi::linux::O_ACCMODE != abi::linux::O_WRONLY {
                     text.read(&mut content)?;
                 }
-                Ok(Some(Arc::new(OpenText { content, text: text.clone() })))
+                let content = SpinLock::new(&CONTENT, (Arc::new(content), true));
+                let seen = AtomicU64::new(vfs::mount::generation());
+                Ok(Some(Arc::new(OpenText { content, seen, text: text.clone() })))
             }
             _ => Ok(None),
         }
     }
 }
 
-/// A generated text, as it was at open.
+static CONTENT: LockClass = LockClass::new("generated text", rank::SPIN + 97);
+
+/// A generated text, as it was at open; who reads from the start again, gets it anew, as programs expect that keep such a
+/// file open.
 struct OpenText {
-    content: Vec<u8>,
+    /// The text, and whether nobody has read its start.
+    content: SpinLock<(Arc<Vec<u8>>, bool)>,
+    /// The [`vfs::mount::generation`] that poll has told of.
+    seen: AtomicU64,
     text: Arc<dyn Text>,
+}
+
+impl OpenText {
+    /// The text for a read at `offset`.
+    fn content(&self, offset: u64) -> Result<Arc<Vec<u8>>> {
+        let (now, fresh) = {
+            let mut c = self.content.lock();
+            let fresh = c.1;
+            c.1 &= offset > 0;
+            (c.0.clone(), fresh)
+        };
+        if offset > 0 || fresh {
+            return Ok(now);
+        }
+        let mut text = Vec::new();
+        self.text.read(&mut text)?;
+        let text = Arc::new(text);
+        let old = core::mem::replace(&mut self.content.lock().0, text.clone());
+        drop(old);
+        Ok(text)
+    }
 }
 
 impl File for OpenText {
     fn read(&self, io: Io, sink: &mut dyn ReadSink) -> Result<usize> {
-        let at = usize::try_from(io.offset).unwrap_or(usize::MAX).min(self.content.len());
-        let rest = &self.content[at..];
+        let content = self.content(io.offset)?;
+        let at = usize::try_from(io.offset).unwrap_or(usize::MAX).min(content.len());
+        let rest = &content[at..];
         let n = rest.len().min(sink.remaining());
         if n == 0 {
             return Ok(0);
@@ -269,7 +319,24 @@ impl File for OpenText {
     }
 
     fn size(&self) -> Result<u64> {
-        Ok(self.content.len() as u64)
+        Ok(self.content.lock().0.len() as u64)
+    }
+
+    fn can_poll(&self) -> bool {
+        self.text.lists_mounts()
+    }
+
+    fn poll(&self, poller: Option<&mut dyn Poller>) -> PollEvents {
+        let always = PollEvents::IN.and(PollEvents::OUT.when(!self.text.lists_mounts()));
+        if !self.text.lists_mounts() {
+            return always;
+        }
+        if let Some(p) = poller {
+            p.register(vfs::mount::watchers());
+        }
+        let now = vfs::mount::generation();
+        let news = self.seen.swap(now, Ordering::AcqRel) != now;
+        always.and(PollEvents::PRI.and(PollEvents::ERR).when(news))
     }
 }
 

@@ -207,7 +207,7 @@ impl File for TimerFd {
         }
         let mut s = self.state.lock();
         s.advance(platform::monotonic_ns());
-        PollEvents::IN.when(s.expired > 0)
+        PollEvents::POLLIN.when(s.expired > 0)
     }
 
     fn getattr(&self) -> Result<Attr> {

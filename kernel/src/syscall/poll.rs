@@ -188,9 +188,9 @@ fn poll_fds(at: UserAddr, count: usize, deadline: Option<u64>) -> SysResult {
 
 /// What the three sets of select ask for, and what answers each (`POLLIN_SET` and so on of Linux).
 const SETS: [PollEvents; 3] = [
-    PollEvents(PollEvents::IN.0 | 0x80 | PollEvents::HUP.0 | PollEvents::ERR.0),
-    PollEvents(PollEvents::OUT.0 | 0x200 | PollEvents::ERR.0),
-    PollEvents::PRI,
+    PollEvents(PollEvents::IN.0 | 0x80 | PollEvents::HUP.0 | PollEvents::ERR.0 | PollEvents::NVAL.0),
+    PollEvents(PollEvents::OUT.0 | 0x200 | PollEvents::ERR.0 | PollEvents::NVAL.0),
+    PollEvents(PollEvents::PRI.0 | PollEvents::NVAL.0),
 ];
 
 fn pselect6(
@@ -242,9 +242,14 @@ fn select(n: usize, at: [UserAddr; 3], deadline: Option<u64>) -> SysResult {
             let events = asked.fold(PollEvents::NONE, |all, (_, e)| all.and(e));
             requests.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             fds.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let file = Some(files.get_io(fd as i32)?);
+            // What was opened with O_PATH cannot be polled, and is in every set, as on Linux.
+            let file = match files.get_io(fd as i32) {
+                Err(e) => files.get(fd as i32).map(|_| None).map_err(|_| e)?,
+                Ok(f) => Some(f),
+            };
             // An error or hang-up counts only in a set that it answers.
-            requests.push(Request { file, events, only_asked: true, found: PollEvents::NONE });
+            let found = PollEvents::NVAL.when(file.is_none());
+            requests.push(Request { file, events, only_asked: true, found });
             fds.push(fd);
         }
     }

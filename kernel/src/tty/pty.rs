@@ -166,7 +166,7 @@ impl Master {
         let s = self.slave.state.lock();
         let queued = matches!(&s.device, Device::Pty(q) if !q.is_empty());
         Readiness {
-            readable: queued || s.packet.pending() || !slave_open,
+            readable: queued || s.packet.pending(),
             writable: s.pending.room() > 0,
             hung_up: !slave_open,
             priority: s.packet.pending(),

@@ -501,7 +501,7 @@ impl Socket for Datagrams {
 
     fn ready(&self) -> u32 {
         let inner = self.inner.lock();
-        let mut now = ready::OUT;
+        let mut now = ready::OUT | ready::WRBAND;
         if inner.read_closed {
             now |= ready::IN | ready::RDHUP;
         }

@@ -163,6 +163,8 @@ pub mod ready {
     pub const IN: u32 = 0x41;
     /// `POLLOUT | POLLWRNORM`
     pub const OUT: u32 = 0x104;
+    /// `POLLWRBAND`, which datagram and unix sockets say with [`OUT`].
+    pub const WRBAND: u32 = 0x200;
     /// `POLLERR`
     pub const ERR: u32 = 8;
     /// `POLLHUP`

@@ -208,6 +208,10 @@ impl Socket for Stream {
                 (f, true)
             }
         };
+        // Who does not wait learns of a refusal later, however soon it comes, as on Linux.
+        if begun && nonblock && flow.status().error {
+            return Err(Errno::EINPROGRESS);
+        }
         let timeout = self.inner.lock().common.snd_timeout;
         let r = wait(&self.writable, nonblock, timeout, || Self::outcome(&flow));
         let mut inner = self.inner.lock();
@@ -408,6 +412,9 @@ impl Socket for Stream {
             Err(l) if read => {
                 l.close(&self.stack);
                 self.inner.lock().role = Role::Idle;
+                // Who polls or accepts learns that nobody will come.
+                self.readable.wake_all();
+                self.writable.wake_all();
             }
             Err(_) => {}
         }
@@ -463,16 +470,19 @@ impl Socket for Stream {
     }
 
     fn ready(&self) -> u32 {
-        let flow = {
+        let (flow, write_closed) = {
             let inner = self.inner.lock();
             match &inner.role {
                 Role::Idle => return ready::OUT | ready::HUP,
                 Role::Listener(l) => return if l.queued().0 > 0 { ready::IN } else { 0 },
-                Role::Flow(f) => f.clone(),
+                Role::Flow(f) => (f.clone(), inner.write_closed),
             }
         };
         let s = flow.status();
         let mut now = 0;
+        if s.ended && write_closed {
+            now |= ready::HUP;
+        }
         if s.readable > 0 || s.ended {
             now |= ready::IN;
         }

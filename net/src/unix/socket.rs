@@ -275,18 +275,20 @@ impl Socket for Unix {
             }
             own.ended
         };
-        let Some(peer) = peer else {
-            return now | ready::OUT | if self.kind == kind::DGRAM { 0 } else { ready::HUP };
-        };
-        let other = peer.inner.lock();
         if ended {
             now |= ready::RDHUP;
         }
-        if ended && (write_closed || other.refused) {
+        let Some(peer) = peer else {
+            return now | ready::OUT | ready::WRBAND | if self.kind == kind::DGRAM { 0 } else { ready::HUP };
+        };
+        let other = peer.inner.lock();
+        // A datagram socket outlives its peer: it may be connected to another.
+        let left = other.refused && self.kind != kind::DGRAM;
+        if ended && (write_closed || left) {
             now |= ready::HUP;
         }
         if other.bytes <= LIMIT / 2 || other.refused {
-            now |= ready::OUT;
+            now |= ready::OUT | ready::WRBAND;
         }
         now
     }
@@ -321,8 +323,10 @@ impl Socket for Unix {
         let unread = self.inbox.refuse();
         match state {
             State::Connected { inbox, .. } => {
-                let reset = !unread.is_empty() && self.kind == kind::STREAM;
-                inbox.end(reset.then_some(Errno::ECONNRESET));
+                if self.kind != kind::DGRAM {
+                    let reset = !unread.is_empty() && self.kind == kind::STREAM;
+                    inbox.end(reset.then_some(Errno::ECONNRESET));
+                }
                 inbox.room.wake_all();
             }
             State::Listening { waiting, .. } => {

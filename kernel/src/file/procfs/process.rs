@@ -66,7 +66,13 @@ impl Directory for Subject {
         let (uid, gid) = self.owner();
         if let Some(&(_, mode, make)) = TEXTS.iter().find(|t| t.0.as_bytes() == name) {
             let s = self.clone();
-            return Ok(Node::text(move |out| make(&s, out)).with_mode(mode).owned_by(uid, gid));
+            let read = move |out: &mut Vec<u8>| make(&s, out);
+            let node = if name.starts_with(b"mount") {
+                Node { kind: Kind::File(Arc::new(super::super::synth::Mounts(read))), mode, owner: (uid, gid) }
+            } else {
+                Node::text(read).with_mode(mode).owned_by(uid, gid)
+            };
+            return Ok(node);
         }
         if let Some(&which) = LINKS.iter().find(|l| l.as_bytes() == name) {
             let link = PlaceLink { subject: self.clone(), which };

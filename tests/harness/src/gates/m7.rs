@@ -13,8 +13,8 @@ pub const GATE: Gate = Gate {
 };
 
 fn cases(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["ipc", "events"], |_, _| Ok(()));
-    cases.push(checked(4, &["ipc", "events"]));
+    let mut cases = on_each(&o.smp, &["ipc", "events", "polls"], |_, _| Ok(()));
+    cases.push(checked(4, &["ipc", "events", "polls"]));
     cases.push(control(
         "edges taken for levels",
         4,
