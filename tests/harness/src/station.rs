@@ -134,7 +134,7 @@ impl Station {
         });
         let worker = shared.clone();
         let thread = Some(std::thread::spawn(move || worker.run()));
-        Ok(Self { dir, shared, thread, next_port: 50_000 })
+        Ok(Self { dir, shared, thread, next_port: 10_000 })
     }
 
     /// Puts the other end into a machine.
@@ -166,15 +166,46 @@ impl Station {
 
     /// Connects to a port of the machine, as the assertion `what`.
     pub fn connect(&mut self, what: &str, to: IpAddr, port: u16, limit: Duration) -> Outcome<Conn> {
+        let conn = self.begin(to, port);
+        self.until(what, conn, limit, |f| !f.opening)?;
+        Ok(conn)
+    }
+
+    /// Makes `count` connections to a port of the machine, as the assertion `what`; each may take `limit`.
+    pub fn connect_many(
+        &mut self,
+        what: &str,
+        to: IpAddr,
+        port: u16,
+        count: usize,
+        limit: Duration,
+    ) -> Outcome<Vec<Conn>> {
+        let mut all = Vec::new();
+        // So many at once that no backlog is full.
+        while all.len() < count {
+            let some: Vec<Conn> = (0..100.min(count - all.len())).map(|_| self.begin(to, port)).collect();
+            for conn in &some {
+                self.until(what, *conn, limit, |f| !f.opening)?;
+            }
+            all.extend(some);
+        }
+        Ok(all)
+    }
+
+    fn begin(&mut self, to: IpAddr, port: u16) -> Conn {
         let ours = self.next_port;
         self.next_port += 1;
         let first = u32::from(ours).wrapping_mul(0x9e37_79b1);
         let flow = Flow { to: Some(to), port, una: first, opening: true, ..Flow::default() };
         self.shared.lock().flows.insert(ours, flow);
         self.shared.transmit(ours);
-        let conn = Conn(ours);
-        self.until(what, conn, limit, |f| !f.opening)?;
-        Ok(conn)
+        Conn(ours)
+    }
+
+    /// How many of `all` the machine has not ended.
+    pub fn alive(&self, all: &[Conn]) -> usize {
+        let state = self.shared.lock();
+        all.iter().filter(|c| state.flows.get(&c.0).is_some_and(|f| !f.opening && !f.closed && !f.reset)).count()
     }
 
     /// Sends `bytes` and waits until what came since satisfies `right`, as the assertion `what`; that is taken and returned.
@@ -305,13 +336,18 @@ impl Shared {
 
     fn run(&self) {
         let mut buf = vec![0; 70_000];
+        let mut looked = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
             if let Ok(n) = self.socket.recv(&mut buf) {
                 // What is broken is not for us.
                 let _ = self.frame(&buf[..n]);
                 self.changed.notify_all();
             }
-            self.again();
+            // There may be many thousands.
+            if looked.elapsed() > AGAIN / 4 {
+                looked = Instant::now();
+                self.again();
+            }
         }
     }
 

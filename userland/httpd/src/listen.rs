@@ -144,20 +144,41 @@ fn is_the_connections_own(e: &io::Error) -> bool {
 async fn connection(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, tls: Option<TlsAcceptor>, guard: Guard) {
     // Answers are written whole; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
-    let stall = server.config.limits.stall();
     let Some(acceptor) = tls else {
-        let peer = Peer { address: peer, tls: false };
-        return speak_http1(Moving::new(stream, stall), peer, server, guard).await;
+        // Most of what a connection costs is what reads requests: it is made when there is something to read.
+        if speaks(&stream, &server, &guard).await {
+            Box::pin(serve_plain(stream, peer, server, guard)).await;
+        }
+        return;
     };
+    Box::pin(serve_tls(stream, peer, server, acceptor, guard)).await;
+}
+
+/// Waits for a client's first byte, or its end; false if it took too long or has to make way.
+async fn speaks(stream: &TcpStream, server: &Server, guard: &Guard) -> bool {
+    let mut first = [0];
+    tokio::select! {
+        // `readable` alone may say so when there is nothing.
+        byte = timeout(server.config.limits.idle(), stream.peek(&mut first)) => matches!(byte, Ok(Ok(1))),
+        () = guard.0.kicked.notified() => false,
+    }
+}
+
+async fn serve_plain(stream: TcpStream, address: SocketAddr, server: Arc<Server>, guard: Guard) {
+    let stream = Moving::new(stream, server.config.limits.stall());
+    speak_http1(stream, Peer { address, tls: false }, server, guard).await;
+}
+
+async fn serve_tls(stream: TcpStream, address: SocketAddr, server: Arc<Server>, acceptor: TlsAcceptor, guard: Guard) {
     let handshake = timeout(server.config.limits.handshake(), handshake(stream, acceptor));
     let stream = tokio::select! {
         done = handshake => done.ok().flatten(),
         () = guard.0.kicked.notified() => None,
     };
     let Some(stream) = stream else { return };
-    let peer = Peer { address: peer, tls: true };
+    let peer = Peer { address, tls: true };
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let stream = Moving::new(stream, stall);
+    let stream = Moving::new(stream, server.config.limits.stall());
     if h2 {
         speak_http2(stream, peer, server, guard).await;
     } else {

@@ -2,6 +2,7 @@
 
 mod base;
 mod busybox;
+mod crowd;
 mod d0;
 mod d1;
 mod d2;

@@ -43,7 +43,11 @@ fn cases(o: &Options) -> Vec<Case> {
         cases.push(Case::new(format!("idle clients smp{smp}"), move |c| with(c, smp, LIMITS, true, idle)).berth());
         let few = move |c: &mut Context<'_>| with(c, smp, LIMITS, true, few_descriptors);
         cases.push(Case::new(format!("no descriptors left smp{smp}"), few).berth());
+        let crowd = move |c: &mut Context<'_>| super::crowd::crowd(c, smp, 11_000);
+        cases.push(Case::new(format!("ten thousand idle clients smp{smp}"), crowd).berth());
     }
+    let crowd = |c: &mut Context<'_>| super::crowd::crowd(c, 1, 2000);
+    cases.push(Case::new("control: room for fewer", crowd).berth().control("n4.crowd_stays"));
     let slow = |c: &mut Context<'_>| with(c, 1, NO_TIME, true, |m| slow_loris(m, Duration::from_secs(20)));
     cases.push(Case::new("control: no limits of time", slow).berth().control("n4.slow_loris"));
     let plain = |c: &mut Context<'_>| with(c, 1, LIMITS, false, requests);
