@@ -117,15 +117,16 @@ pub fn realtime_ns() -> u64 {
     now.wrapping_add_signed(LINE.read().at(now))
 }
 
-/// Sets the wall clock; a correction under way ends.
-pub fn set(ns: u64) {
-    change(|line, now| Line {
-        base: (ns as i64).wrapping_sub(now as i64),
-        since: now,
-        slew: 0,
-        span: 0,
-        rate: line.rate,
+/// Sets the wall clock; a correction under way ends. `None`, and no change, for a time before the machine's start (the
+/// monotonic clock began no earlier than 1970) or beyond what 63 bits hold.
+pub fn set(ns: u64) -> Option<()> {
+    let mut done = None;
+    change(|line, now| {
+        let base = i64::try_from(ns).ok().and_then(|ns| ns.checked_sub_unsigned(now)).filter(|&base| base >= 0);
+        done = base.map(|_| ());
+        base.map_or(line, |base| Line { base, since: now, slew: 0, span: 0, rate: line.rate })
     });
+    done
 }
 
 /// Moves the wall clock by so many nanoseconds at once; a correction under way ends. `None`, and no change, if it would then be

@@ -185,7 +185,9 @@ fn set_wall_clock(p: &Platform) {
     if let Some(base) = crate::mm::ioremap(rtc.region.base, rtc.region.size as usize) {
         // SAFETY: just mapped, for ever.
         let seconds = unsafe { pl031::read_seconds(base) };
-        crate::clock::set(seconds as u64 * 1_000_000_000);
+        if crate::clock::set(seconds as u64 * 1_000_000_000).is_none() {
+            warn!("the real-time clock stands at a time before the machine's start");
+        }
     }
 }
 

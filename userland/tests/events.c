@@ -70,6 +70,20 @@ TEST(adjtimex_bends_the_clock_without_a_jump) {
         CHECK(best < 100000);
     }
 }
+TEST(the_clock_is_not_set_to_before_the_start) {
+    struct timespec early = {0, 1000000};
+    CHECK_ERR(clock_settime(CLOCK_REALTIME, &early), EINVAL);
+    struct timespec odd = {1, 1000000000};
+    CHECK_ERR(clock_settime(CLOCK_REALTIME, &odd), EINVAL);
+    struct timeval wrong = {time(NULL), 1000000};
+    CHECK_ERR(syscall(SYS_settimeofday, &wrong, NULL), EINVAL);
+    int far[2] = {15 * 60 + 1, 0};
+    CHECK_ERR(syscall(SYS_settimeofday, NULL, far), EINVAL);
+    int utc[2] = {0, 0};
+    CHECK(syscall(SYS_settimeofday, NULL, utc) == 0);
+    CHECK(labs(time(NULL) - wrong.tv_sec) <= 2);
+}
+
 TEST(adjtimex_refuses_what_is_wrong) {
     struct timex t = {.modes = ADJ_TICK, .tick = 20000};
     CHECK_ERR(adjtimex(&t), EINVAL);
@@ -382,4 +396,4 @@ TEST(inotify_wakes_sleepers) {
 
 MAIN(T(inotify_tells_of_files), T(inotify_wakes_sleepers), T(signalfd_takes_what_is_blocked), T(signalfd_wakes_sleepers), T(pidfd_tells_of_the_end),
      T(pidfd_signals_and_descriptors), T(clone_gives_a_pidfd), T(adjtimex_bends_the_clock_without_a_jump),
-     T(adjtimex_refuses_what_is_wrong))
+     T(adjtimex_refuses_what_is_wrong), T(the_clock_is_not_set_to_before_the_start))

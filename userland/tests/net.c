@@ -185,6 +185,28 @@ TEST(backlog_holds_and_then_makes_wait) {
     }
 }
 
+TEST(connect_without_waiting_begins) {
+    int l = listener(4), c = MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    struct sockaddr_in a = lo4(port_of(l));
+    // Even through loopback, where it is done at once.
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), EINPROGRESS);
+    struct pollfd p = {c, POLLOUT, 0};
+    CHECK(poll(&p, 1, 5000) == 1 && p.revents == POLLOUT);
+    CHECK(get(c, SOL_SOCKET, SO_ERROR) == 0);
+    CHECK(connect(c, (void *)&a, sizeof a) == 0);
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), EISCONN);
+    close(c);
+    close(l);
+    // Nobody listens there any more.
+    c = MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), EINPROGRESS);
+    p = (struct pollfd){c, POLLOUT, 0};
+    CHECK(poll(&p, 1, 5000) == 1 && (p.revents & (POLLERR | POLLHUP)) == (POLLERR | POLLHUP), "%x", p.revents);
+    CHECK(get(c, SOL_SOCKET, SO_ERROR) == ECONNREFUSED);
+    CHECK(get(c, SOL_SOCKET, SO_ERROR) == 0);
+    close(c);
+}
+
 TEST(blocking_calls_end) {
     int s[2];
     char b[4];
@@ -506,6 +528,6 @@ TEST(unix_names) {
 }
 
 MAIN(T(bytes_both_ways_at_once), T(half_closed_the_other_half_goes_on), T(resets_are_told), T(sigpipe_unless_refused),
-     T(backlog_holds_and_then_makes_wait), T(blocking_calls_end), T(options_are_kept), T(peek_and_waitall), T(a_thousand_at_once),
+     T(backlog_holds_and_then_makes_wait), T(connect_without_waiting_begins), T(blocking_calls_end), T(options_are_kept), T(peek_and_waitall), T(a_thousand_at_once),
      T(ports_are_shared_by_consent), T(datagrams), T(many_messages_in_a_call), T(version_six), T(echo_by_raw_socket),
      T(interfaces_are_listed), T(descriptors_travel), T(credentials_are_known), T(unix_names))

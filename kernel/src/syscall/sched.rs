@@ -47,6 +47,11 @@ fn target(pid: i32) -> Result<Arc<Thread>> {
     }
 }
 
+/// The same for the two calls that know no wrong number: nobody has it.
+fn target_of_affinity(pid: i32) -> Result<Arc<Thread>> {
+    if pid < 0 { Err(Errno::ESRCH) } else { target(pid) }
+}
+
 fn authority(t: &Thread) -> Authority {
     let mine = current().creds();
     let owner = core::ptr::eq(t, current()) || {
@@ -103,7 +108,7 @@ fn sched_setaffinity(pid: i32, len: usize, addr: UserAddr) -> SysResult {
     let mut bytes = [0u8; 32];
     let len = len.min(bytes.len());
     copy_from_user(&mut bytes[..len], addr).map_err(efault)?;
-    let t = target(pid)?;
+    let t = target_of_affinity(pid)?;
     policy::set_affinity(&t, &policy::mask_from_bytes(&bytes[..len]), &authority(&t))?;
     Ok(0)
 }
@@ -113,7 +118,7 @@ fn sched_getaffinity(pid: i32, len: usize, addr: UserAddr) -> SysResult {
     if len < need || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let mask = policy::affinity(&*target(pid)?);
+    let mask = policy::affinity(&*target_of_affinity(pid)?);
     let mut bytes = [0u8; 32];
     for (to, word) in bytes.chunks_exact_mut(8).zip(mask.words()) {
         to.copy_from_slice(&word.to_le_bytes());

@@ -122,7 +122,12 @@ fn clock_settime(clock: i32, time: UserAddr) -> SysResult {
         return Err(Errno::EINVAL);
     }
     current().require(cap::SYS_TIME)?;
-    crate::clock::set(ns);
+    set_wall_clock(ns)
+}
+
+/// Sets CLOCK_REALTIME; `EINVAL` for a time before the machine's start.
+fn set_wall_clock(ns: u64) -> SysResult {
+    crate::clock::set(ns).ok_or(Errno::EINVAL)?;
     super::adjtime::was_set();
     Ok(0)
 }
@@ -137,14 +142,19 @@ fn gettimeofday(time: UserAddr, zone: UserAddr) -> SysResult {
     Ok(0)
 }
 
-fn settimeofday(time: UserAddr, _zone: UserAddr) -> SysResult {
+/// `settimeofday(2)`. There is one time zone for the machine and it is UTC's: setting another is `EOPNOTSUPP`, for the clock runs in UTC
+/// and what a zone means to programs is in their files.
+fn settimeofday(time: UserAddr, zone: UserAddr) -> SysResult {
+    let time = (!time.is_null()).then(|| read_user::<Pair>(time)).transpose().map_err(efault)?;
+    let zone = (!zone.is_null()).then(|| read_user::<[i32; 2]>(zone)).transpose().map_err(efault)?;
+    let ns = time.map(Pair::ns_of_us).transpose()?;
     current().require(cap::SYS_TIME)?;
-    if !time.is_null() {
-        let t: Pair = read_user(time).map_err(efault)?;
-        crate::clock::set(t.ns_of_us()?);
-        super::adjtime::was_set();
+    match zone {
+        Some([minutes, _]) if minutes.unsigned_abs() > 15 * 60 => return Err(Errno::EINVAL),
+        Some([minutes, summer]) if minutes != 0 || summer != 0 => return Err(Errno::EOPNOTSUPP),
+        _ => {}
     }
-    Ok(0)
+    ns.map_or(Ok(0), set_wall_clock)
 }
 
 /// Sleeps until `deadline` on the monotonic clock; `Interrupted` is the only way to wake before.

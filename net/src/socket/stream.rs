@@ -208,8 +208,9 @@ impl Socket for Stream {
                 (f, true)
             }
         };
-        // Who does not wait learns of a refusal later, however soon it comes, as on Linux.
-        if begun && nonblock && flow.status().error {
+        // Through loopback it may be done by now. Programs that do not wait are told of a beginning nevertheless, and of the
+        // outcome, good or bad, by readiness and SO_ERROR: so it is on Linux, and some rely on it.
+        if begun && nonblock {
             return Err(Errno::EINPROGRESS);
         }
         let timeout = self.inner.lock().common.snd_timeout;
@@ -217,6 +218,7 @@ impl Socket for Stream {
         let mut inner = self.inner.lock();
         match r {
             Ok(()) => inner.connected = true,
+            // A wait with a limit ends as one that was not wanted.
             Err(Errno::EAGAIN) => return Err(if begun { Errno::EINPROGRESS } else { Errno::EALREADY }),
             Err(Errno::ERESTARTSYS | Errno::EINTR) => return Err(Errno::EINTR),
             // It may try again.
@@ -453,13 +455,10 @@ impl Socket for Stream {
             (level::SOCKET, 30) => number(u32::from(matches!(self.inner.lock().role, Role::Listener(_)))),
             (level::SOCKET, 4) => {
                 let Ok(flow) = self.flow() else { return number(0) };
-                let outcome = Self::outcome(&flow);
-                match outcome {
-                    Ok(()) => self.inner.lock().connected = true,
-                    Err(Errno::EAGAIN) => return number(0),
-                    Err(_) => {}
+                match Self::outcome(&flow) {
+                    Ok(()) | Err(Errno::EAGAIN) => number(0),
+                    Err(e) => number(e.raw() as u32),
                 }
-                number(outcome.err().map_or(0, |e| e.raw() as u32))
             }
             (level::TCP, 11) => Ok(match self.flow() {
                 Ok(f) => Self::info(&f.status()),
