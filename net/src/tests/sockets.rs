@@ -38,6 +38,7 @@ fn tcp_over_loopback() {
         let c = socket::create(&st, f, kind::STREAM, 0, &WHO).unwrap();
         assert_eq!(send(&*c, b"x"), Err(Errno::EPIPE));
         assert_eq!(c.peer(), Err(Errno::ENOTCONN));
+        assert_eq!(c.connect(&at(addr, port), &NOW), Err(Errno::EINPROGRESS));
         assert_eq!(c.connect(&at(addr, port), &NOW), Ok(()));
         assert_eq!(c.connect(&at(addr, port), &NOW), Err(Errno::EISCONN));
         assert_eq!(l.ready(), ready::IN);
