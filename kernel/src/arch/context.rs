@@ -3,7 +3,9 @@
 //!
 //! A thread that is not running has its callee-saved registers on its own kernel stack and the stack pointer in
 //! [`ThreadContext::sp`]. FP registers are user state only (the kernel is built without FP): they are saved when a thread
-//! that used them is switched out, and loaded on the way back to user mode only if the CPU does not still hold them.
+//! that used them is switched out, and loaded when it is switched in, only if the CPU does not still hold them. Most
+//! threads that are switched in soon go back to user mode, and the short way there has no work to do then. What changes
+//! the saved registers of the running thread has them loaded on that way ([`FP_RESTORE`]).
 //!
 //! `TPIDR_EL1` holds the running thread's context, which knows its CPU: one register read that needs no trap check gives
 //! the thread, and a load more the CPU. `SP_EL0` is left to user mode, so that entering the kernel writes no register, and
@@ -76,6 +78,8 @@ pub struct ThreadContext {
     fp: *mut FpState,
     /// The CPU that last held the FP registers.
     fp_cpu: Cell<usize>,
+    /// The saved FP registers are being written: a switch must not load them yet. The thread's own.
+    fp_filling: Cell<bool>,
     /// Whether it is a user thread at all.
     user: bool,
     /// How often allocations of pages must fail rather than wait (see `mm::oom::NoWait`). The thread's own.
@@ -130,6 +134,7 @@ impl ThreadContext {
             sp_el0: Cell::new(0),
             fp,
             fp_cpu: Cell::new(usize::MAX),
+            fp_filling: Cell::new(false),
             user: !fp.is_null(),
             no_wait: Cell::new(0),
             dirtied: Cell::new(false),
@@ -228,14 +233,17 @@ impl ThreadContext {
     /// Lets `fill` write the running thread's FP registers (sigreturn); it may sleep. What it leaves is what user mode gets.
     pub fn fp_fill<T>(&self, fill: impl FnOnce(&mut FpState) -> T) -> T {
         let irq = crate::arch::irq_save();
-        // From here on a switch does not save the CPU's registers over what `fill` writes.
+        // From here on a switch neither saves the CPU's registers over what `fill` writes nor loads the half of it.
+        self.fp_filling.set(true);
         self.forget_fp();
         crate::arch::irq_restore(irq);
         // SAFETY: the running thread owns its state, and nobody else touches it now.
-        fill(unsafe { &mut *self.fp })
+        let result = fill(unsafe { &mut *self.fp });
+        self.fp_filling.set(false);
+        result
     }
 
-    /// Loads the FP registers if the CPU does not hold them. On the way to user mode, interrupts masked.
+    /// Loads the thread's FP registers if the CPU does not hold them. On the way to user mode or to the thread, interrupts masked.
     pub fn fp_restore(&self) {
         self.flags.fetch_and(!FP_RESTORE, Ordering::Relaxed);
         if !self.fp_is_live() {
@@ -295,6 +303,9 @@ pub unsafe fn switch(prev: &ThreadContext, next: &ThreadContext) {
         unsafe {
             crate::write_sysreg!("tpidr_el0", next.tpidr.get());
             crate::write_sysreg!("sp_el0", next.sp_el0.get());
+        }
+        if next.flags.load(Ordering::Relaxed) & FP_RESTORE != 0 && !next.fp_filling.get() {
+            next.fp_restore();
         }
     }
     next.cpu.store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Relaxed);
