@@ -7,10 +7,11 @@
     .section .text.hot.memory, "ax"
 
 // memmove(x0 to, x1 from, x2 length) -> x0. Whatever overlaps is loaded before it is stored over: up to 64 bytes all at
-// once; beyond, the 32 bytes at the far end are loaded before the loop and stored after it.
+// once; beyond, the 32 bytes at the far end are loaded before the loop and stored after it. (Forwards, `to` is below `from`
+// where they overlap, so a store goes over what was loaded already.)
     .global memcpy
     .global memmove
-    .balign 64
+    .balign 1024                            // within a page, as in uaccess.S
 memmove:
 memcpy:
     add     x4, x1, x2                      // ends
@@ -36,7 +37,7 @@ memcpy:
     str     w6, [x0]
     str     w7, [x5, #-4]
     ret
-3:  cbz     x2, 9f
+3:  cbz     x2, 7f
     lsr     x3, x2, #1
     ldrb    w6, [x1]                        // 1 to 3
     ldrb    w7, [x1, x3]
@@ -44,7 +45,7 @@ memcpy:
     strb    w6, [x0]
     strb    w7, [x0, x3]
     strb    w8, [x5, #-1]
-9:  ret
+7:  ret
 4:  cmp     x2, #64
     b.hi    5f
     ldp     x6, x7, [x1]                    // 33 to 64
@@ -63,7 +64,18 @@ memcpy:
     ldp     x14, x15, [x4, #-32]
     ldp     x16, x17, [x4, #-16]
     mov     x3, x0
-    subs    x2, x2, #64
+    subs    x2, x2, #256
+    b.lo    9f
+8:                                          // a pair at a time: few registers, and few ends of blocks
+    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    ldp     x6, x7, [x1, #\o]
+    stp     x6, x7, [x3, #\o]
+    .endr
+    add     x1, x1, #256
+    add     x3, x3, #256
+    subs    x2, x2, #256
+    b.hs    8b
+9:  adds    x2, x2, #192                    // what is left less 64
     b.lo    11f
 10: ldp     x6, x7, [x1]
     ldp     x8, x9, [x1, #16]
@@ -114,6 +126,22 @@ memcpy:
     b.hi    23b
 24: stp     x14, x15, [x0]
     stp     x16, x17, [x0, #16]
+    ret
+
+// memory_copy_page(x0 to, x1 from): 4096 bytes
+    .global memory_copy_page
+    .balign 256
+memory_copy_page:
+    add     x2, x1, #1, lsl #12
+1:
+    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    ldp     x6, x7, [x1, #\o]
+    stp     x6, x7, [x0, #\o]
+    .endr
+    add     x0, x0, #256
+    add     x1, x1, #256
+    cmp     x1, x2
+    b.ne    1b
     ret
 
 // memset(x0 to, w1 value, x2 length) -> x0

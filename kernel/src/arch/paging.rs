@@ -40,50 +40,20 @@ pub unsafe fn clear_page(page: *mut u8) {
     }
 }
 
-/// Copies 4096 bytes between pages, through the vector registers, which hold some thread's values: those used are saved
-/// around it. Nothing may switch threads in between (their owner's values are not what a switch would save), so the
-/// caller has preemption disabled.
+unsafe extern "C" {
+    #[link_name = "memory_copy_page"]
+    fn copy_page_asm(to: *mut u8, from: *const u8);
+}
+
+/// Copies 4096 bytes between pages. Others may write `from` meanwhile (a shared mapping): the loads are the machine's, not
+/// Rust's.
 ///
 /// # Safety
-/// Both are mapped normal memory, page-aligned and distinct; `to` is the caller's alone. Preemption is disabled.
+/// Both are mapped normal memory, page-aligned and distinct; `to` is the caller's alone.
 #[inline]
 pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
-    // SAFETY: by contract. Others may write `from` meanwhile (a shared mapping): the loads are the machine's, not Rust's. The
-    // stack is used below SP as an ordinary push; every vector register is restored.
-    unsafe {
-        asm!(
-            ".arch_extension fp",
-            ".arch_extension simd",
-            "sub sp, sp, #128",
-            "stp q0, q1, [sp]",
-            "stp q2, q3, [sp, #32]",
-            "stp q4, q5, [sp, #64]",
-            "stp q6, q7, [sp, #96]",
-            "2:",
-            "ldp q0, q1, [{from}]",
-            "ldp q2, q3, [{from}, #32]",
-            "ldp q4, q5, [{from}, #64]",
-            "ldp q6, q7, [{from}, #96]",
-            "add {from}, {from}, #128",
-            "stp q0, q1, [{to}]",
-            "stp q2, q3, [{to}, #32]",
-            "stp q4, q5, [{to}, #64]",
-            "stp q6, q7, [{to}, #96]",
-            "add {to}, {to}, #128",
-            "cmp {from}, {end}",
-            "b.ne 2b",
-            "ldp q0, q1, [sp]",
-            "ldp q2, q3, [sp, #32]",
-            "ldp q4, q5, [sp, #64]",
-            "ldp q6, q7, [sp, #96]",
-            "add sp, sp, #128",
-            ".arch_extension nosimd",
-            ".arch_extension nofp",
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
-            end = in(reg) from.add(4096),
-        );
-    }
+    // SAFETY: by contract.
+    unsafe { copy_page_asm(to, from) };
 }
 
 /// All earlier descriptor writes are seen by every walk that follows, and loads that follow come after. Between a

@@ -1,6 +1,10 @@
 // Copies between kernel and user memory. User memory is touched only by the unprivileged loads and stores (LDTR, STTR),
 // so the hardware applies EL0's permissions to every access, whatever address user space passed. Each such instruction
-// has an entry in the exception table: a fault that mm cannot resolve continues at the fix-up.
+// has an entry in the exception table, in the order of addresses: a fault that mm cannot resolve continues at the fix-up.
+//
+// The loops go by 256 bytes, and by pairs of words so that few registers are in use at a time: under the emulator a
+// block's end and registers that do not fit into the host's cost more than the loads and stores' own instructions. None
+// crosses a page, where a block ends as well and is not linked to the next.
 //
 // usize uaccess_from(dst, src_user, len), usize uaccess_to(dst_user, src, len), usize uaccess_clear(dst_user, len):
 // return the number of bytes NOT copied.
@@ -16,37 +20,43 @@
 
     .section .text.hot.uaccess, "ax"
     .global uaccess_from
-    .balign 16
+    .balign 512
 uaccess_from:
-    cmp     x2, #8
-    b.lo    4f
-    cmp     x2, #64
-    b.lo    3f
-1:  ldtr    x4, [x1]
-11: ldtr    x5, [x1, #8]
-12: ldtr    x6, [x1, #16]
-13: ldtr    x7, [x1, #24]
-14: ldtr    x8, [x1, #32]
-15: ldtr    x9, [x1, #40]
-16: ldtr    x10, [x1, #48]
-17: ldtr    x11, [x1, #56]
-    stp     x4, x5, [x0]
-    stp     x6, x7, [x0, #16]
-    stp     x8, x9, [x0, #32]
-    stp     x10, x11, [x0, #48]
-    add     x0, x0, #64
-    add     x1, x1, #64
-    sub     x2, x2, #64
-    cmp     x2, #64
+    cmp     x2, #256
+    b.lo    2f
+1:
+    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+11: ldtr    x4, [x1, #\o]
+12: ldtr    x5, [x1, #\o + 8]
+    stp     x4, x5, [x0, #\o]
+    ex      11b, 7f
+    ex      12b, 7f
+    .endr
+    add     x0, x0, #256
+    add     x1, x1, #256
+    sub     x2, x2, #256
+    cmp     x2, #256
     b.hs    1b
-    cmp     x2, #8
+2:  cmp     x2, #32
+    b.lo    3f
+    .irp    o, 0, 16
+11: ldtr    x4, [x1, #\o]
+12: ldtr    x5, [x1, #\o + 8]
+    stp     x4, x5, [x0, #\o]
+    ex      11b, 7f
+    ex      12b, 7f
+    .endr
+    add     x0, x0, #32
+    add     x1, x1, #32
+    sub     x2, x2, #32
+    b       2b
+3:  cmp     x2, #8
     b.lo    4f
-3:  ldtr    x4, [x1]
+30: ldtr    x4, [x1]
     str     x4, [x0], #8
     add     x1, x1, #8
     sub     x2, x2, #8
-    cmp     x2, #8
-    b.hs    3b
+    b       3b
 4:  cbz     x2, 6f
 5:  ldtrb   w4, [x1]
     strb    w4, [x0], #1
@@ -57,50 +67,48 @@ uaccess_from:
     ret
 7:  // a fault in a wide part: go on by bytes to find the exact end
     b       5b
-    ex      1b, 7b
-    ex      11b, 7b
-    ex      12b, 7b
-    ex      13b, 7b
-    ex      14b, 7b
-    ex      15b, 7b
-    ex      16b, 7b
-    ex      17b, 7b
-    ex      3b, 7b
+    ex      30b, 7b
     ex      5b, 6b
 
     .global uaccess_to
-    .balign 16
+    .balign 512
 uaccess_to:
-    cmp     x2, #8
-    b.lo    4f
-    cmp     x2, #64
-    b.lo    3f
-1:  ldp     x4, x5, [x1]
-    ldp     x6, x7, [x1, #16]
-    ldp     x8, x9, [x1, #32]
-    ldp     x10, x11, [x1, #48]
-10: sttr    x4, [x0]
-11: sttr    x5, [x0, #8]
-12: sttr    x6, [x0, #16]
-13: sttr    x7, [x0, #24]
-14: sttr    x8, [x0, #32]
-15: sttr    x9, [x0, #40]
-16: sttr    x10, [x0, #48]
-17: sttr    x11, [x0, #56]
-    add     x0, x0, #64
-    add     x1, x1, #64
-    sub     x2, x2, #64
-    cmp     x2, #64
+    cmp     x2, #256
+    b.lo    2f
+1:
+    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    ldp     x4, x5, [x1, #\o]
+11: sttr    x4, [x0, #\o]
+12: sttr    x5, [x0, #\o + 8]
+    ex      11b, 7f
+    ex      12b, 7f
+    .endr
+    add     x0, x0, #256
+    add     x1, x1, #256
+    sub     x2, x2, #256
+    cmp     x2, #256
     b.hs    1b
-    cmp     x2, #8
+2:  cmp     x2, #32
+    b.lo    3f
+    .irp    o, 0, 16
+    ldp     x4, x5, [x1, #\o]
+11: sttr    x4, [x0, #\o]
+12: sttr    x5, [x0, #\o + 8]
+    ex      11b, 7f
+    ex      12b, 7f
+    .endr
+    add     x0, x0, #32
+    add     x1, x1, #32
+    sub     x2, x2, #32
+    b       2b
+3:  cmp     x2, #8
     b.lo    4f
-3:  ldr     x4, [x1]
+    ldr     x4, [x1]
 30: sttr    x4, [x0]
     add     x0, x0, #8
     add     x1, x1, #8
     sub     x2, x2, #8
-    cmp     x2, #8
-    b.hs    3b
+    b       3b
 4:  cbz     x2, 6f
 5:  ldrb    w4, [x1]
 50: sttrb   w4, [x0]
@@ -111,21 +119,22 @@ uaccess_to:
 6:  mov     x0, x2
     ret
 7:  b       5b
-    ex      10b, 7b
-    ex      11b, 7b
-    ex      12b, 7b
-    ex      13b, 7b
-    ex      14b, 7b
-    ex      15b, 7b
-    ex      16b, 7b
-    ex      17b, 7b
     ex      30b, 7b
     ex      50b, 6b
 
     .global uaccess_clear
-    .balign 16
+    .balign 512
 uaccess_clear:
-    cmp     x1, #8
+1:  cmp     x1, #64
+    b.lo    2f
+    .irp    o, 0, 8, 16, 24, 32, 40, 48, 56
+11: sttr    xzr, [x0, #\o]
+    ex      11b, 7f
+    .endr
+    add     x0, x0, #64
+    sub     x1, x1, #64
+    b       1b
+2:  cmp     x1, #8
     b.lo    4f
 3:  sttr    xzr, [x0]
     add     x0, x0, #8

@@ -184,8 +184,8 @@ pub fn fixup(pc: u64) -> Option<u64> {
     let count = (end as usize - start as usize) / size_of::<ExEntry>();
     // SAFETY: the linker script bounds the table.
     let table = unsafe { core::slice::from_raw_parts(start, count) };
-    table.iter().find_map(|e| {
-        let at = |field: &i32| (core::ptr::from_ref(field) as u64).wrapping_add_signed(*field as i64);
-        (at(&e.insn) == pc).then(|| at(&e.fixup))
-    })
+    let at = |field: &i32| (core::ptr::from_ref(field) as u64).wrapping_add_signed(*field as i64);
+    debug_assert!(table.is_sorted_by_key(|e| at(&e.insn)), "the assembly lists them in order");
+    let entry = table.get(table.partition_point(|e| at(&e.insn) < pc))?;
+    (at(&entry.insn) == pc).then(|| at(&entry.fixup))
 }

@@ -124,10 +124,8 @@ impl Frame {
     /// The frame is the caller's alone; the caller holds a reference to `from`, another frame.
     #[inline(always)]
     pub unsafe fn copy_from(self, from: Frame) {
-        platform::preempt_disable();
         // SAFETY: as above.
         unsafe { paging::copy_page(self.ptr(), from.ptr()) };
-        platform::preempt_enable();
     }
 }
 
