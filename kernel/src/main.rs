@@ -20,6 +20,8 @@ mod file;
 #[cfg(target_os = "none")]
 mod futex;
 #[cfg(target_os = "none")]
+mod ipc;
+#[cfg(target_os = "none")]
 #[macro_use]
 mod log;
 #[cfg(target_os = "none")]

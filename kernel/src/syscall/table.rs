@@ -181,6 +181,9 @@ pub const TABLE: &[&[Call]] = &[
     super::poll::CALLS,
     super::pidfd::CALLS,
     super::net::CALLS,
+    crate::ipc::sem::CALLS,
+    crate::ipc::msg::CALLS,
+    crate::ipc::shm::CALLS,
     super::file::CALLS,
 ];
 

@@ -153,6 +153,9 @@ fn exit_process(p: &Arc<Process>, status: i32, uid: u32) {
         super::init::died(status);
     }
     super::timers::process_exit(p);
+    if p.sem_undo.load(Ordering::Relaxed) {
+        crate::ipc::sem::process_exits(p);
+    }
     let exe = p.exe.lock().take();
     drop(exe);
     end_session(p);

@@ -108,6 +108,8 @@ pub struct Process {
     pub continued: AtomicBool,
     /// Who watches it from files.
     pub(super) watchers: super::watch::Watchers,
+    /// It has semaphore operations to be undone ([`crate::ipc::sem`]).
+    pub sem_undo: AtomicBool,
     /// Interval timers.
     pub timers: super::timers::ProcessTimers,
 }
@@ -132,6 +134,7 @@ impl Process {
             start_ns: crate::arch::time::now_ns(),
             exe: SpinLock::new(&EXE, None),
             did_exec: AtomicBool::new(false),
+            sem_undo: AtomicBool::new(false),
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
             oom_adjust: AtomicI32::new(0),

@@ -43,9 +43,16 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("stat", Regular, || Node::text(stat)),
     ("sys", Dir, || Node::dir(Arc::new(Fixed(SYS)))),
     ("swaps", Regular, || Node::text(|o| line(o, b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"))),
+    ("sysvipc", Dir, || Node::dir(Arc::new(Fixed(SYSVIPC)))),
     ("uptime", Regular, || Node::text(uptime)),
     ("version", Regular, || Node::text(version)),
     ("vmstat", Regular, || Node::text(vmstat)),
+];
+
+const SYSVIPC: &[Entry] = &[
+    ("msg", Regular, || Node::text(crate::ipc::msg::list)),
+    ("sem", Regular, || Node::text(crate::ipc::sem::list)),
+    ("shm", Regular, || Node::text(crate::ipc::shm::list)),
 ];
 
 const SYS: &[Entry] = &[
