@@ -64,28 +64,14 @@ memcpy:
     ldp     x14, x15, [x4, #-32]
     ldp     x16, x17, [x4, #-16]
     mov     x3, x0
-    subs    x2, x2, #256
-    b.lo    9f
-8:                                          // a pair at a time: few registers, and few ends of blocks
-    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    subs    x2, x2, #64
+    b.lo    11f
+10:
+    .irp    o, 0, 16, 32, 48
     ldp     x6, x7, [x1, #\o]
     stp     x6, x7, [x3, #\o]
     .endr
-    add     x1, x1, #256
-    add     x3, x3, #256
-    subs    x2, x2, #256
-    b.hs    8b
-9:  adds    x2, x2, #192                    // what is left less 64
-    b.lo    11f
-10: ldp     x6, x7, [x1]
-    ldp     x8, x9, [x1, #16]
-    ldp     x10, x11, [x1, #32]
-    ldp     x12, x13, [x1, #48]
     add     x1, x1, #64
-    stp     x6, x7, [x3]
-    stp     x8, x9, [x3, #16]
-    stp     x10, x11, [x3, #32]
-    stp     x12, x13, [x3, #48]
     add     x3, x3, #64
     subs    x2, x2, #64
     b.hs    10b
@@ -134,12 +120,12 @@ memcpy:
 memory_copy_page:
     add     x2, x1, #1, lsl #12
 1:
-    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    .irp    o, 0, 16, 32, 48
     ldp     x6, x7, [x1, #\o]
     stp     x6, x7, [x0, #\o]
     .endr
-    add     x0, x0, #256
-    add     x1, x1, #256
+    add     x0, x0, #64
+    add     x1, x1, #64
     cmp     x1, x2
     b.ne    1b
     ret

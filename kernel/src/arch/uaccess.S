@@ -2,9 +2,9 @@
 // so the hardware applies EL0's permissions to every access, whatever address user space passed. Each such instruction
 // has an entry in the exception table, in the order of addresses: a fault that mm cannot resolve continues at the fix-up.
 //
-// The loops go by 256 bytes, and by pairs of words so that few registers are in use at a time: under the emulator a
-// block's end and registers that do not fit into the host's cost more than the loads and stores' own instructions. None
-// crosses a page, where a block ends as well and is not linked to the next.
+// The loops go by 64 bytes, a pair of words at a time. Longer ones are faster by a twentieth where all is in the first
+// cache, and slower by a tenth where the source is not (docs/performance.md). None crosses a page, where the emulator ends
+// a block and does not link it to the next.
 //
 // usize uaccess_from(dst, src_user, len), usize uaccess_to(dst_user, src, len), usize uaccess_clear(dst_user, len):
 // return the number of bytes NOT copied.
@@ -22,20 +22,20 @@
     .global uaccess_from
     .balign 512
 uaccess_from:
-    cmp     x2, #256
+    cmp     x2, #64
     b.lo    2f
 1:
-    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    .irp    o, 0, 16, 32, 48
 11: ldtr    x4, [x1, #\o]
 12: ldtr    x5, [x1, #\o + 8]
     stp     x4, x5, [x0, #\o]
     ex      11b, 7f
     ex      12b, 7f
     .endr
-    add     x0, x0, #256
-    add     x1, x1, #256
-    sub     x2, x2, #256
-    cmp     x2, #256
+    add     x0, x0, #64
+    add     x1, x1, #64
+    sub     x2, x2, #64
+    cmp     x2, #64
     b.hs    1b
 2:  cmp     x2, #32
     b.lo    3f
@@ -73,20 +73,20 @@ uaccess_from:
     .global uaccess_to
     .balign 512
 uaccess_to:
-    cmp     x2, #256
+    cmp     x2, #64
     b.lo    2f
 1:
-    .irp    o, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    .irp    o, 0, 16, 32, 48
     ldp     x4, x5, [x1, #\o]
 11: sttr    x4, [x0, #\o]
 12: sttr    x5, [x0, #\o + 8]
     ex      11b, 7f
     ex      12b, 7f
     .endr
-    add     x0, x0, #256
-    add     x1, x1, #256
-    sub     x2, x2, #256
-    cmp     x2, #256
+    add     x0, x0, #64
+    add     x1, x1, #64
+    sub     x2, x2, #64
+    cmp     x2, #64
     b.hs    1b
 2:  cmp     x2, #32
     b.lo    3f
