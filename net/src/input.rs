@@ -39,23 +39,26 @@ impl Arrival<'_> {
 impl Stack {
     /// A frame arrived at `netif`. Context: thread, no lock of the stack held.
     pub fn receive(&self, netif: &Arc<NetIf>, frame: &[u8], meta: RxMeta) {
-        self.receive_all(netif, &[(frame, meta)]);
+        self.receive_one(netif, frame, meta, None);
     }
 
     /// Frames arrived at `netif` together: as [`Stack::receive`] for each, but cheaper ([`crate::batch`]).
     pub fn receive_all(&self, netif: &Arc<NetIf>, frames: &[(&[u8], RxMeta)]) {
+        if let [(frame, meta)] = frames {
+            return self.receive(netif, frame, *meta);
+        }
         let mut batch = Batch::new(frames.len());
         for (frame, meta) in frames {
-            self.receive_one(netif, frame, *meta, &mut batch);
+            self.receive_one(netif, frame, *meta, Some(&mut batch));
         }
         batch.finish(self);
     }
 
-    fn receive_one<'a>(&self, netif: &'a Arc<NetIf>, frame: &'a [u8], meta: RxMeta, batch: &mut Batch<'a>) {
+    fn receive_one<'a>(&self, netif: &'a Arc<NetIf>, frame: &'a [u8], meta: RxMeta, batch: Option<&mut Batch<'a>>) {
         IfCounters::count(&netif.counters.rx, frame.len());
         let no_link = netif.device.as_ref().is_some_and(|d| d.features().contains(Features::NO_LINK));
         let ok = if no_link {
-            self.ip_input(netif, frame, [0; 6], meta.csum_ok, Some(batch))
+            self.ip_input(netif, frame, [0; 6], meta.csum_ok, batch, false)
         } else {
             self.ethernet_input(netif, frame, meta, batch)
         };
@@ -70,7 +73,7 @@ impl Stack {
         netif: &'a Arc<NetIf>,
         frame: &'a [u8],
         meta: RxMeta,
-        batch: &mut Batch<'a>,
+        batch: Option<&mut Batch<'a>>,
     ) -> Option<()> {
         let to: [u8; 6] = frame.get(..6)?.try_into().ok()?;
         let from: [u8; 6] = frame.get(6..12)?.try_into().ok()?;
@@ -80,7 +83,7 @@ impl Stack {
             return Some(());
         }
         match ethertype {
-            0x0800 | 0x86dd => self.ip_input(netif, &frame[14..], from, meta.csum_ok, Some(batch)),
+            0x0800 | 0x86dd => self.ip_input(netif, &frame[14..], from, meta.csum_ok, batch, false),
             0x0806 => self.arp_input(netif, &frame[14..]),
             _ => {
                 netif.counters.rx_dropped.fetch_add(1, Ordering::Relaxed);
@@ -93,15 +96,19 @@ impl Stack {
     pub(crate) fn loopback_input(&self, packets: &[Packet]) {
         let config = self.config();
         if let Some(lo) = config.interface(LOOPBACK) {
+            if let [p] = packets {
+                let _ = self.ip_input(&lo.netif, p.bytes(), [0; 6], true, None, false);
+                return;
+            }
             let mut batch = Batch::new(packets.len());
             for p in packets {
-                let _ = self.ip_input(&lo.netif, p.bytes(), [0; 6], true, Some(&mut batch));
+                let _ = self.ip_input(&lo.netif, p.bytes(), [0; 6], true, Some(&mut batch), false);
             }
             batch.finish(self);
         }
     }
 
-    /// An IP packet. One without a batch was put together from fragments.
+    /// An IP packet; `whole`: put together from fragments.
     fn ip_input<'a>(
         &self,
         netif: &'a Arc<NetIf>,
@@ -109,6 +116,7 @@ impl Stack {
         mac: [u8; 6],
         trusted: bool,
         batch: Option<&mut Batch<'a>>,
+        whole: bool,
     ) -> Option<()> {
         let ip = packet::parse_ip(b)?;
         let looped = netif.index == LOOPBACK;
@@ -120,10 +128,12 @@ impl Stack {
         let trusted = trusted || self.sabotaged(Sabotage::CHECKSUM);
         let a = Arrival { ip, bytes, netif, trusted, mac };
         if let Some(f) = ip.fragment {
-            batch?;
+            if whole {
+                return None;
+            }
             let whole = self.reassembly.add(self, &ip, f, bytes)?;
             return match whole {
-                Some(whole) => self.ip_input(netif, &whole, mac, false, None),
+                Some(whole) => self.ip_input(netif, &whole, mac, false, None, true),
                 None => Some(()),
             };
         }

@@ -109,14 +109,16 @@ impl Stack {
         }
         while !lane.draining.swap(true, Ordering::Acquire) {
             loop {
-                let next: Vec<Packet> = {
-                    let mut queue = lane.queue.lock();
-                    let count = queue.len().min(AT_ONCE);
-                    queue.drain(..count).collect()
-                };
-                if next.is_empty() {
-                    break;
+                let mut queue = lane.queue.lock();
+                let Some(first) = queue.pop_front() else { break };
+                if queue.is_empty() {
+                    drop(queue);
+                    self.loopback_input(&[first]);
+                    continue;
                 }
+                let count = queue.len().min(AT_ONCE);
+                let next: Vec<Packet> = core::iter::once(first).chain(queue.drain(..count)).collect();
+                drop(queue);
                 self.loopback_input(&next);
             }
             lane.draining.store(false, Ordering::Release);
