@@ -3,6 +3,7 @@
 //! All of it is one immutable [`Config`]; a change makes a new one and raises the generation, by which cached routes
 //! know that they are stale.
 
+use crate::dad::Dad;
 use crate::device::NetDevice;
 use crate::{Counters, Stack};
 use abi::{Errno, Result};
@@ -87,6 +88,8 @@ pub struct IfConfig {
     pub up: bool,
     /// Addresses with prefix lengths.
     pub addrs: Vec<(IpAddr, u8)>,
+    /// Those of IPv6 of which more is to be said than that they are ours.
+    pub dad: Vec<(Ipv6Addr, Dad)>,
 }
 
 /// A route.
@@ -187,9 +190,10 @@ impl Config {
         self.interfaces.iter().find(|i| i.netif.name == name)
     }
 
-    /// Whether `addr` is this host's.
+    /// Whether `addr` is this host's (and not tentative).
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        addr.is_loopback() || self.interfaces.iter().any(|i| i.addrs.iter().any(|a| a.0 == addr))
+        let has = |i: &IfConfig| i.addrs.iter().any(|a| a.0 == addr) && i.is_usable(addr);
+        addr.is_loopback() || self.interfaces.iter().any(has)
     }
 
     /// Whether `addr` is a broadcast address on `index` (any interface if 0).
@@ -206,7 +210,7 @@ impl Config {
 
     /// The address to send from by `i` to `dst`: on its network, else of its scope, else any of its family.
     fn source(&self, i: &IfConfig, dst: IpAddr) -> Option<IpAddr> {
-        let family = || i.addrs.iter().filter(|a| a.0.is_ipv4() == dst.is_ipv4());
+        let family = || i.addrs.iter().filter(|a| a.0.is_ipv4() == dst.is_ipv4() && i.is_usable(a.0));
         let scope = |a: IpAddr| matches!(a, IpAddr::V6(a) if is_link_local(a));
         let found = family().find(|a| matches(a.0, dst, a.1)).or_else(|| family().find(|a| scope(a.0) == scope(dst)));
         found.or_else(|| family().next()).map(|a| a.0)
@@ -290,7 +294,8 @@ impl Stack {
     /// Changes the configuration.
     pub fn configure<R>(&self, change: impl FnOnce(&mut Config) -> Result<R>) -> Result<R> {
         let changing = self.shared.change.lock();
-        let mut next = Config::clone(&self.config());
+        let before = self.config();
+        let mut next = Config::clone(&before);
         let r = change(&mut next)?;
         for copy in &self.shared.current {
             let new = Arc::new(next.clone());
@@ -299,6 +304,7 @@ impl Stack {
         }
         self.bump();
         drop(changing);
+        self.tell_changes(&before, &next);
         Ok(r)
     }
 
@@ -318,6 +324,7 @@ impl Stack {
                 netif: netif.clone(),
                 up: false,
                 addrs: alloc::vec![(Ipv6Addr::from(octets).into(), 64)],
+                dad: Vec::new(),
             });
             Ok(netif)
         })
@@ -325,10 +332,14 @@ impl Stack {
 
     /// Takes an interface up or down. `ENODEV`.
     pub fn set_up(&self, index: u32, up: bool) -> Result<()> {
+        let now = self.env.now_ns();
         self.configure(|c| {
             let i = c.interfaces.iter_mut().find(|i| i.netif.index == index).ok_or(Errno::ENODEV)?;
             let risen = up && !i.up;
             i.up = up;
+            if risen {
+                i.doubt(None, now);
+            }
             let netif = i.netif.clone();
             if !up {
                 c.routes.retain(|r| r.index != index || r.gateway.is_none());
@@ -338,6 +349,7 @@ impl Stack {
         .map(|risen| {
             if let Some(netif) = risen {
                 self.announce(&netif);
+                self.ask_for_addresses(&netif, None);
                 self.solicit_routers(&netif, 1);
             }
         })
@@ -345,10 +357,16 @@ impl Stack {
 
     /// Gives an interface an address and the route to its network. `ENODEV`, `EEXIST`, `EINVAL`.
     pub fn add_address(&self, index: u32, addr: IpAddr, prefix: u8) -> Result<()> {
+        self.add_address_checked(index, addr, prefix, true)
+    }
+
+    /// As [`Stack::add_address`]; without `check` no duplicate is looked for ([`crate::dad`]).
+    pub fn add_address_checked(&self, index: u32, addr: IpAddr, prefix: u8, check: bool) -> Result<()> {
         if addr.is_multicast() || addr.is_unspecified() || prefix > if addr.is_ipv4() { 32 } else { 128 } {
             return Err(Errno::EINVAL);
         }
-        self.configure(|c| {
+        let now = self.env.now_ns();
+        let netif = self.configure(|c| {
             let i = c.interfaces.iter_mut().find(|i| i.netif.index == index).ok_or(Errno::ENODEV)?;
             if i.addrs.iter().any(|a| a.0 == addr) {
                 return Err(Errno::EEXIST);
@@ -356,9 +374,21 @@ impl Stack {
             // A global address stands before the link-local one.
             let at = i.addrs.iter().position(|a| matches!(a.0, IpAddr::V6(x) if is_link_local(x)));
             i.addrs.insert(at.unwrap_or(i.addrs.len()), (addr, prefix));
+            if let IpAddr::V6(a) = addr {
+                if check {
+                    i.doubt(Some(a), now);
+                } else {
+                    i.dad.push((a, Dad::Never));
+                }
+            }
+            let netif = i.netif.clone();
             c.routes.push(Route { dst: addr, prefix, gateway: None, index, metric: 0, origin: Route::KERNEL });
-            Ok(())
-        })
+            Ok(netif)
+        })?;
+        if let IpAddr::V6(a) = addr {
+            self.ask_for_addresses(&netif, Some(a));
+        }
+        Ok(())
     }
 
     /// Takes an address and its route away. `ENODEV`, `EADDRNOTAVAIL`.
@@ -367,6 +397,7 @@ impl Stack {
             let i = c.interfaces.iter_mut().find(|i| i.netif.index == index).ok_or(Errno::ENODEV)?;
             let at = i.addrs.iter().position(|a| a.0 == addr).ok_or(Errno::EADDRNOTAVAIL)?;
             let (_, prefix) = i.addrs.remove(at);
+            i.dad.retain(|d| IpAddr::V6(d.0) != addr);
             let own = |r: &Route| r.index == index && r.gateway.is_none() && r.origin == Route::KERNEL;
             c.routes.retain(|r| !(own(r) && r.dst == addr && r.prefix == prefix));
             Ok(())
@@ -404,6 +435,9 @@ impl Stack {
         }
         netif.mtu.store(mtu, Ordering::Relaxed);
         self.bump();
+        if let Some(i) = config.interface(index) {
+            self.tell_link(i);
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@
 //! | interfaces, addresses, routes: an immutable [`config::Config`], a copy for each CPU | [`Stack`] | config (560), held to clone or replace the pointer; changes: 559 |
 //! | neighbours and the packets that wait for them; CPUs' copies of answers | [`neigh::Neighbours`] | neighbours (565, 566) |
 //! | what routers advertised, and until when | `slaac` | autoconfiguration (515) |
-//! | a netlink socket's options | [`netlink`] | netlink socket (501) |
+//! | a netlink socket's options; who joined groups | [`netlink`] | netlink socket (501); netlink members (502) |
 //! | which ports are bound | [`ports::Ports`] | ports (520) |
 //! | listeners by port | [`tcp::Tcp`] | listeners (525) |
 //! | half-open and accepted connections | [`listen::Listener`] | listener (535) |
@@ -40,6 +40,7 @@ extern crate alloc;
 
 mod batch;
 pub mod config;
+pub mod dad;
 pub mod device;
 mod env;
 pub mod flow;

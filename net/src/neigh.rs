@@ -295,6 +295,10 @@ impl Stack {
         if moved && known {
             self.bump();
         }
+        if moved {
+            let n = Neighbour { index: netif.index, addr, mac: Some(mac), state: State::Reachable };
+            self.tell_neighbour(&n, false);
+        }
         for p in waiting {
             self.send_frame(netif, mac, p);
         }
@@ -326,6 +330,9 @@ impl Stack {
     pub fn remove_neighbour(&self, index: u32, addr: IpAddr) -> Result<()> {
         let gone = self.neighbours.table.lock().remove(&(index, addr));
         self.bump();
+        if let Some(e) = &gone {
+            self.tell_neighbour(&Neighbour { index, addr, mac: e.mac, state: State::Stale }, true);
+        }
         gone.map(drop).ok_or(Errno::ENOENT)
     }
 
@@ -358,7 +365,7 @@ impl Stack {
     }
 
     /// An NDP message: solicitation (135) or advertisement (136) for `target`; `mac`: to whom, if not the group.
-    fn send_nd(
+    pub(crate) fn send_nd(
         &self,
         netif: &Arc<NetIf>,
         kind: u8,
@@ -422,6 +429,16 @@ impl Stack {
             }
             options = &options[len..];
         }
+        let config = self.config();
+        let doubted =
+            |i: &crate::config::IfConfig| matches!(i.dad_of(target.into()), Some(crate::dad::Dad::Tentative(_)));
+        if config.interface(netif.index).is_some_and(doubted) {
+            // Asked of a neighbour it is not for us yet; offered, or wanted by another in the same way, it is not ours.
+            if (m[0] == 136 || src.is_unspecified()) && frame_mac != netif.mac() {
+                self.duplicate(netif, target);
+            }
+            return Some(());
+        }
         if m[0] == 136 {
             // Without the override flag it only confirms (RFC 4861, 7.2.5).
             let over = m[4] & 0x20 != 0 || !self.neighbours.knows(netif.index, target.into());
@@ -430,8 +447,8 @@ impl Stack {
             }
             return Some(());
         }
-        let config = self.config();
-        if !config.interface(netif.index)?.addrs.iter().any(|a| a.0 == IpAddr::V6(target)) {
+        let i = config.interface(netif.index)?;
+        if !i.addrs.iter().any(|a| a.0 == IpAddr::V6(target)) || !i.is_usable(target.into()) {
             return Some(());
         }
         if src.is_unspecified() {

@@ -6,8 +6,7 @@
 //! - An address is the prefix and the modified EUI-64 of the interface; [`MAX`] of them on all interfaces, as many routers.
 //! - An advertisement cannot shorten what is left of an address to less than two hours (RFC 4862, 5.5.3).
 //!
-//! Not done: duplicate address detection (addresses come from the hardware address alone), privacy addresses, route
-//! preferences, preferred lifetimes (an address is used until it ends).
+//! Not done: privacy addresses, route preferences, preferred lifetimes (an address is used until it ends).
 
 use crate::Stack;
 use crate::config::{NetIf, Route, is_link_local};
@@ -79,8 +78,12 @@ impl Stack {
         self.neighbours.forget(index);
         self.bump();
         let config = self.config();
+        if let Some(i) = config.interface(index) {
+            self.tell_link(i);
+        }
         let Some(i) = config.interface(index).filter(|i| up && i.up) else { return };
         self.announce(&i.netif);
+        self.ask_again(&i.netif);
         self.solicit_routers(&i.netif, 1);
     }
 
@@ -102,9 +105,10 @@ impl Stack {
             return;
         }
         let own = i.addrs.iter().find_map(|x| match x.0 {
-            IpAddr::V6(x) if is_link_local(x) => Some(x),
+            IpAddr::V6(a) if is_link_local(a) && i.is_usable(x.0) => Some(a),
             _ => None,
         });
+        // While it is tentative the check's end asks.
         let Some(own) = own else { return };
         let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
         let Some((mut p, at)) = packet::build_ip(own.into(), routers.into(), packet::ICMPV6, 255, 0, 16) else {

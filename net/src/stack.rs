@@ -107,6 +107,8 @@ pub struct Stack {
     pub raw: Raws,
     pub(crate) reassembly: Reassembly,
     pub(crate) autoconf: Autoconf,
+    /// Sockets that are told of changes.
+    pub(crate) members: crate::netlink::Members,
     /// What happened.
     pub counters: Counters,
     /// Bounds.
@@ -133,7 +135,7 @@ impl Stack {
             counters: IfCounters::default(),
         };
         let addrs = alloc::vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
-        let lo = IfConfig { netif: Arc::new(netif), up: true, addrs };
+        let lo = IfConfig { netif: Arc::new(netif), up: true, addrs, dad: alloc::vec![] };
         let config = Config { interfaces: alloc::vec![lo], routes: alloc::vec![] };
         Arc::new_cyclic(|me| Stack {
             me: me.clone(),
@@ -151,6 +153,7 @@ impl Stack {
             raw: Raws::new(),
             reassembly: Reassembly::new(),
             autoconf: Autoconf::new(),
+            members: crate::netlink::Members::new(),
             counters: Counters::default(),
             limits,
             errors: AtomicU64::new(0),
@@ -175,6 +178,7 @@ impl Stack {
                     }
                 }
                 Target::Neighbour(netif, addr) => self.neighbour_timer(&netif, addr),
+                Target::Dad(netif) => self.dad_timer(&netif),
                 Target::Routers(netif, attempt) => self.solicit_routers(&netif, attempt),
                 Target::Autoconf => self.autoconf_expire(),
                 Target::TimeWait => self.tcp.expire(self),

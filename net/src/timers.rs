@@ -23,6 +23,7 @@ pub(crate) enum Target {
     Flow(Weak<Flow>),
     Listener(Weak<Listener>),
     Neighbour(Arc<NetIf>, IpAddr),
+    Dad(Arc<NetIf>),
     Routers(Arc<NetIf>, u8),
     Autoconf,
     TimeWait,

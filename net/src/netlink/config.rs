@@ -63,7 +63,9 @@ impl Stack {
     fn new_addr(&self, r: &Request<'_>) -> Result<()> {
         let (a, prefix) = addr_of(r)?;
         let index = r.word(4);
-        match self.add_address(index, a, prefix) {
+        // `IFA_F_NODAD`.
+        let check = (r.number(8, 8).unwrap_or(0) | u32::from(r.byte(2))) & 2 == 0;
+        match self.add_address_checked(index, a, prefix, check) {
             Err(Errno::EEXIST) if r.flags & wire::REPLACE != 0 => Ok(()),
             done => done,
         }

@@ -4,6 +4,7 @@ use super::rtm;
 use super::wire::{Answer, Request};
 use crate::Stack;
 use crate::config::{IfConfig, LOOPBACK, Route, is_link_local, network};
+use crate::dad::Dad;
 use crate::neigh::{Neighbour, State};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
@@ -54,14 +55,14 @@ impl Stack {
             }
             (rtm::GETADDR, true) => {
                 for i in &config.interfaces {
-                    i.addrs.iter().filter(|a| wanted(family(a.0))).for_each(|a| addr(i, *a, out));
+                    i.addrs.iter().filter(|a| wanted(family(a.0))).for_each(|a| addr(i, *a, rtm::NEWADDR, out));
                 }
             }
             (rtm::GETROUTE, true) => {
                 // The local table is not kept as routes; programs ask for it to see the main one.
                 let table = r.byte(4);
                 if table == 0 || table == 254 {
-                    config.routes.iter().filter(|x| wanted(family(x.dst))).for_each(|x| route(x, out));
+                    config.routes.iter().filter(|x| wanted(family(x.dst))).for_each(|x| route(x, rtm::NEWROUTE, out));
                 }
             }
             (rtm::GETROUTE, false) => {
@@ -81,7 +82,7 @@ impl Stack {
                 let index = r.word(4);
                 let all = self.neighbours.list(self.env.now_ns());
                 let shown = |n: &&Neighbour| wanted(family(n.addr)) && (index == 0 || n.index == index);
-                all.iter().filter(shown).for_each(|n| neighbour(n, out));
+                all.iter().filter(shown).for_each(|n| neighbour(n, rtm::NEWNEIGH, out));
             }
             _ => return Err(Errno::EOPNOTSUPP),
         }
@@ -100,7 +101,7 @@ pub fn flags(i: &IfConfig) -> u32 {
     flags
 }
 
-fn link(i: &IfConfig, out: &mut Answer) {
+pub(super) fn link(i: &IfConfig, out: &mut Answer) {
     let netif = &i.netif;
     let loopback = netif.index == LOOPBACK;
     let kind: u16 = if loopback { 772 } else { 1 };
@@ -143,15 +144,22 @@ fn link(i: &IfConfig, out: &mut Answer) {
     out.attribute(23, &stats.map(u64::to_ne_bytes).concat());
 }
 
-fn addr(i: &IfConfig, (a, prefix): (IpAddr, u8), out: &mut Answer) {
+pub(super) fn addr(i: &IfConfig, (a, prefix): (IpAddr, u8), kind: u16, out: &mut Answer) {
     let scope = match a {
         _ if a.is_loopback() => SCOPE_HOST,
         IpAddr::V6(a) if is_link_local(a) => SCOPE_LINK,
         _ => SCOPE_UNIVERSE,
     };
-    let mut fixed = Vec::from([family(a), prefix, 0x80, scope]);
+    // `IFA_F_*`: permanent, tentative, failed, not to be checked.
+    let flags = match i.dad_of(a) {
+        None => 0x80,
+        Some(Dad::Never) => 0x82,
+        Some(Dad::Tentative(_)) => 0xc0,
+        Some(Dad::Failed) => 0xc8,
+    };
+    let mut fixed = Vec::from([family(a), prefix, flags, scope]);
     fixed.extend(i.netif.index.to_ne_bytes());
-    out.begin(rtm::NEWADDR, &fixed);
+    out.begin(kind, &fixed);
     out.attribute(1, &octets(a));
     out.attribute(2, &octets(a));
     if let IpAddr::V4(a) = a {
@@ -162,12 +170,12 @@ fn addr(i: &IfConfig, (a, prefix): (IpAddr, u8), out: &mut Answer) {
     }
     // For ever.
     out.attribute(6, &[[0xff; 4], [0xff; 4], [0; 4], [0; 4]].concat());
-    out.number(8, 0x80);
+    out.number(8, flags.into());
 }
 
-fn route(r: &Route, out: &mut Answer) {
+pub(super) fn route(r: &Route, kind: u16, out: &mut Answer) {
     let scope = if r.gateway.is_none() && r.dst.is_ipv4() { SCOPE_LINK } else { SCOPE_UNIVERSE };
-    out.begin(rtm::NEWROUTE, &[family(r.dst), r.prefix, 0, 0, 254, r.origin, scope, 1, 0, 0, 0, 0]);
+    out.begin(kind, &[family(r.dst), r.prefix, 0, 0, 254, r.origin, scope, 1, 0, 0, 0, 0]);
     out.number(15, 254);
     if r.prefix > 0 {
         out.attribute(1, &octets(network(r.dst, r.prefix)));
@@ -185,7 +193,7 @@ fn route(r: &Route, out: &mut Answer) {
     }
 }
 
-fn neighbour(n: &Neighbour, out: &mut Answer) {
+pub(super) fn neighbour(n: &Neighbour, kind: u16, out: &mut Answer) {
     let state: u16 = match n.state {
         State::Incomplete => 1,
         State::Reachable => 2,
@@ -196,7 +204,7 @@ fn neighbour(n: &Neighbour, out: &mut Answer) {
     fixed.extend(n.index.to_ne_bytes());
     fixed.extend(state.to_ne_bytes());
     fixed.extend([0, 1]);
-    out.begin(rtm::NEWNEIGH, &fixed);
+    out.begin(kind, &fixed);
     out.attribute(1, &octets(n.addr));
     if let Some(mac) = n.mac {
         out.attribute(2, &mac);

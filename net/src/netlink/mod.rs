@@ -4,14 +4,15 @@
 //! A request is carried out when it is sent, and its answers wait in the socket's queue: dumps in portions that fit a
 //! page, closed by `NLMSG_DONE`; errors and acknowledgements by `NLMSG_ERROR`. Changing anything needs `CAP_NET_ADMIN`.
 //!
-//! Not done: multicast groups (binding to them is accepted, nothing is ever sent), strict checking, rules, traffic
-//! classes, and kinds of interfaces that would have to be made (`docs/limits.md`).
+//! Not done: strict checking, rules, traffic classes, and kinds of interfaces that would have to be made (`docs/limits.md`).
 
 mod config;
 mod dump;
+mod notify;
 mod wire;
 
 pub use dump::flags;
+pub(crate) use notify::Members;
 
 use crate::Stack;
 use crate::socket::{Caller, Common, RecvMsg, SendMsg, SockAddr, Socket, family, give, kind, msg, ready, take, wait};
@@ -21,6 +22,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::sync::atomic::{AtomicU32, Ordering};
+use notify::Member;
 use platform::{ReadSink, WriteSource};
 use sync::{LockClass, SpinLock, WaitQueue};
 use wire::{Answer, Request};
@@ -49,7 +51,7 @@ pub struct Netlink {
     stack: Arc<Stack>,
     kind: u32,
     port: AtomicU32,
-    groups: AtomicU32,
+    member: Arc<Member>,
     common: SpinLock<Common>,
     queue: Arc<Queue>,
     writable: Arc<WaitQueue>,
@@ -58,13 +60,14 @@ pub struct Netlink {
 impl Netlink {
     /// An unbound socket.
     pub fn new(stack: &Arc<Stack>, kind: u32) -> Self {
+        let queue = Arc::new(Queue::new(LIMIT));
         Netlink {
             stack: stack.clone(),
             kind,
             port: AtomicU32::new(0),
-            groups: AtomicU32::new(0),
+            member: Arc::new(Member { queue: queue.clone(), groups: AtomicU32::new(0) }),
             common: SpinLock::new(&CLASS, Common::default()),
-            queue: Arc::new(Queue::new(LIMIT)),
+            queue,
             writable: Arc::new(WaitQueue::new()),
         }
     }
@@ -77,6 +80,22 @@ impl Netlink {
             let _ = self.port.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed);
         }
         self.port.load(Ordering::Relaxed)
+    }
+
+    /// Joins (`NETLINK_ADD_MEMBERSHIP`) or leaves a group by its number. `EINVAL`: there is none of that number.
+    fn membership(&self, name: u32, value: &[u8]) -> Result<()> {
+        if name != 1 && name != 2 {
+            return Ok(());
+        }
+        let number = value.get(..4).and_then(|v| v.try_into().ok()).map(u32::from_ne_bytes).ok_or(Errno::EINVAL)?;
+        // RTNLGRP_* of today end there; of those beyond 32 nothing is ever told.
+        if !(1..=37).contains(&number) {
+            return Err(Errno::EINVAL);
+        }
+        let bit = 1u32.checked_shl(number - 1).unwrap_or(0);
+        let old = self.member.groups.load(Ordering::Relaxed);
+        self.stack.members.join(&self.member, if name == 1 { old | bit } else { old & !bit });
+        Ok(())
     }
 
     /// Carries out one request; its answers go into the queue. `ENOBUFS` when they do not fit.
@@ -138,7 +157,7 @@ impl Socket for Netlink {
             }
             self.port.store(*port, Ordering::Relaxed);
         }
-        self.groups.store(*groups, Ordering::Relaxed);
+        self.stack.members.join(&self.member, *groups);
         self.port();
         Ok(())
     }
@@ -152,7 +171,7 @@ impl Socket for Netlink {
     }
 
     fn local(&self) -> SockAddr {
-        SockAddr::Netlink(self.port.load(Ordering::Relaxed), self.groups.load(Ordering::Relaxed))
+        SockAddr::Netlink(self.port.load(Ordering::Relaxed), self.member.groups.load(Ordering::Relaxed))
     }
 
     fn peer(&self) -> Result<SockAddr> {
@@ -190,7 +209,7 @@ impl Socket for Netlink {
         if put < d.data.len() {
             message.out |= msg::TRUNC;
         }
-        message.from = Some(SockAddr::Netlink(0, 0));
+        message.from = Some(SockAddr::Netlink(0, d.index));
         Ok(if message.flags & msg::TRUNC != 0 { d.data.len() } else { put })
     }
 
@@ -199,9 +218,9 @@ impl Socket for Netlink {
     }
 
     fn set_option(&self, level: u32, name: u32, value: &[u8], who: &Caller) -> Result<()> {
-        // SOL_NETLINK: membership and reporting of more than errors are accepted.
+        // SOL_NETLINK; reporting of more than errors is accepted.
         if level == 270 {
-            return Ok(());
+            return self.membership(name, value);
         }
         let mut common = self.common.lock();
         common.set(level, name, value, who)?;

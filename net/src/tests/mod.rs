@@ -1,5 +1,6 @@
 //! Two stacks, back to back, in virtual time.
 
+mod dad;
 mod fuzz;
 mod link;
 mod many;
@@ -158,7 +159,7 @@ impl Pair {
             let s = &stacks[i];
             let netif = s.add_interface("eth0", Arc::new(Card(world.clone(), i))).unwrap();
             s.add_address(netif.index, ip(["10.0.0.1", "10.0.0.2"][i]), 24).unwrap();
-            s.add_address(netif.index, ip(["fd00::1", "fd00::2"][i]), 64).unwrap();
+            s.add_address_checked(netif.index, ip(["fd00::1", "fd00::2"][i]), 64, false).unwrap();
             s.set_up(netif.index, true).unwrap();
             netif
         });

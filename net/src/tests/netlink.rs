@@ -93,6 +93,48 @@ fn neighbours_by_hand() {
     assert_eq!(ask(&s, &ROOT, &m(28, &[10, 0])), -Errno::EINVAL.raw());
 }
 
+#[test]
+fn groups_are_told_of_changes() {
+    let p = Pair::new(1, Faults::default());
+    let st = &p.stacks[0];
+    let index = p.ifs[0].index;
+    let (all, some) = (Netlink::new(st, 3), Netlink::new(st, 3));
+    // Links, neighbours, and addresses and routes of both families; the other only joins IPv4's addresses, by number.
+    all.bind(&crate::socket::SockAddr::Netlink(0, 0x555), &ROOT).unwrap();
+    some.set_option(270, 1, &5u32.to_ne_bytes(), &ROOT).unwrap();
+    assert_eq!(some.set_option(270, 1, &0u32.to_ne_bytes(), &ROOT), Err(Errno::EINVAL));
+    let kinds = |s: &Netlink| {
+        let mut seen = Vec::new();
+        while let Ok(m) = recv(s) {
+            seen.push((u16::from_ne_bytes([m[4], m[5]]), m[16]));
+        }
+        seen
+    };
+    st.add_address(index, ip("10.7.0.1"), 24).unwrap();
+    assert_eq!(kinds(&all), [(20, 2), (24, 2)]);
+    assert_eq!(kinds(&some), [(20, 2)]);
+    st.remove_address(index, ip("10.7.0.1")).unwrap();
+    assert_eq!(kinds(&all), [(21, 2), (25, 2)]);
+    p.run(1500);
+    // The link-local address turned out to be ours.
+    assert_eq!(kinds(&all), [(20, 10)]);
+    // Tentative first, with its route, and then ours.
+    st.add_address(index, ip("fd07::1"), 64).unwrap();
+    assert_eq!(kinds(&all), [(20, 10), (24, 10)]);
+    p.run(1500);
+    assert_eq!(kinds(&all), [(20, 10)]);
+    let other = ip("10.0.0.2");
+    st.set_neighbour_address(&p.ifs[0], other, [2, 0, 0, 0, 0, 9], true).unwrap();
+    st.remove_neighbour(index, other).unwrap();
+    assert_eq!(kinds(&all), [(28, 2), (29, 2)]);
+    st.set_up(index, false).unwrap();
+    assert_eq!(kinds(&all).first(), Some(&(16, 0)));
+    some.set_option(270, 2, &5u32.to_ne_bytes(), &ROOT).unwrap();
+    kinds(&some);
+    st.add_address(index, ip("10.7.0.1"), 24).unwrap();
+    assert_eq!(kinds(&some), []);
+}
+
 proptest! {
     #![proptest_config(super::config(300))]
     #[test]

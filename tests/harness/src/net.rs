@@ -39,6 +39,11 @@ pub fn until(sh: &mut Shell, what: &str, command: &str, text: &str) -> Outcome<S
     Ok(seen)
 }
 
+/// Waits until no address of the machine is tentative any more.
+pub fn addresses_checked(sh: &mut Shell) -> Outcome {
+    until(sh, "net.tentative", "ip -6 addr show | grep -q tentative || echo ours", "ours").map(|_| ())
+}
+
 /// Waits until the machine has got its address from the user network, of which the default route comes last.
 pub fn configured(sh: &mut Shell, what: &str) -> Outcome<String> {
     until(sh, what, "ip route; ip addr show eth0", "default via 10.0.2.2")

@@ -60,6 +60,7 @@ fn user(c: &mut Context<'_>, smp: u32) -> Outcome {
     ping(&mut sh, "n1.ping_loopback", "ping -c 2 -W 5 127.0.0.1")?;
     ping(&mut sh, "n1.ping_loopback", "ping -c 2 -W 5 ::1")?;
     until(&mut sh, "n1.slaac", "ip addr show eth0", "inet6 fec0::")?;
+    crate::net::addresses_checked(&mut sh)?;
     ping(&mut sh, "n1.ping_router", "ping -c 2 -W 5 fec0::2")?;
     let routes = sh.ok("ip route; ip -6 route; route -n; cat /proc/net/route")?;
     check(routes.contains("default via 10.0.2.2 dev eth0"), "n1.route", || routes.clone())?;
@@ -101,6 +102,8 @@ fn two(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
     b.ok("ip addr add 10.5.0.2/24 dev eth0 && ip link set eth0 up && ip addr add fd05::2/64 dev eth0")?;
     ping(&mut b, "n1.ping", "ping -c 2 -W 2 10.5.0.1")?;
     ping(&mut a, "n1.ping", "ping -c 2 -W 2 10.5.0.2")?;
+    crate::net::addresses_checked(&mut a)?;
+    crate::net::addresses_checked(&mut b)?;
     ping(&mut b, "n1.ping_six", "ping -c 2 -W 5 fd05::1")?;
     ping(&mut a, "n1.ping_six", "ping -c 2 -W 5 fd05::2")?;
     ping(&mut a, "n1.ping_link_local", "ping -c 2 -W 5 -I eth0 fe80::5054:ff:fe00:2")?;
@@ -109,6 +112,11 @@ fn two(c: &mut Context<'_>, smp: u32, words: &str) -> Outcome {
     let known = b.ok("ip neigh")?;
     check(known.contains("10.5.0.1 dev eth0 lladdr 52:54:00:00:00:01 REACHABLE"), "n1.arp", || known.clone())?;
     check(known.contains("fd05::1 dev eth0 lladdr 52:54:00:00:00:01 REACHABLE"), "n1.ndp", || known.clone())?;
+    // What another has is not used.
+    b.ok("ip addr add fd05::1/64 dev eth0")?;
+    until(&mut b, "n1.dad", "ip -6 addr show dev eth0", "fd05::1/64 scope global tentative dadfailed")?;
+    ping(&mut b, "n1.dad_other", "ping -c 2 -W 5 fd05::1")?;
+    b.ok("ip addr del fd05::1/64 dev eth0")?;
     // Nobody has that address.
     peer(&mut b, "unreachable 10.5.0.77 80")?;
     peer(&mut b, "unreachable fd05::77 80")?;

@@ -59,6 +59,7 @@ fn joined(c: &mut Context<'_>, smp: u32, wire: &Wire, words: &str) -> Outcome<[S
         let n = side + 1;
         sh.ok(&format!("ip addr add 10.5.0.{n}/24 dev eth0; ip addr add fd05::{n}/64 dev eth0; ip link set eth0 up"))?;
         echo_server(&mut sh, 7)?;
+        crate::net::addresses_checked(&mut sh)?;
         ends.push(sh);
     }
     ends.try_into().map_err(|_| crate::error::Failure::new("harness", "two machines"))

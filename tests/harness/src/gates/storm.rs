@@ -56,6 +56,7 @@ pub fn storm(c: &mut Context<'_>, smp: u32, words: &str, limit: Option<u64>) -> 
     let mut sh = c.boot(&config)?;
     sh.ok("ip -6 addr add fd05::2/64 dev eth0")?;
     until(&mut sh, "n2.storm_boot", "wget -q -O - http://127.0.0.1/healthz", "well")?;
+    crate::net::addresses_checked(&mut sh)?;
     let old = station.connect("n2.storm_before", MACHINE_FOUR.into(), 80, LIMIT)?;
     let limit = limit.map_or(LIMIT, Duration::from_secs);
     let mut s = Storm { station, sh, old, random: Random(20), limit };
