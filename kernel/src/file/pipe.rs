@@ -24,6 +24,8 @@
 //! Packet mode (`O_DIRECT` gets `EINVAL`, as in Linux before 3.4). Pages are kept until the pipe is closed, not until
 //! they are drained.
 
+pub mod splice;
+
 use super::user_uid_gid;
 use crate::arch::uaccess::{self, UserAddr};
 use abi::{Errno, Result, Timespec, linux};
@@ -31,7 +33,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use platform::{PAGE_SIZE, Page, ParkOptions, ReadSink, WriteSource};
 use sync::{LockClass, Mutex, Once, WaitQueue, rank};
 use vfs::{Attr, File, FileType, Inode, Io, Mappable, Meta, OpenFile, Path, PollEvents, Poller};
@@ -96,6 +98,8 @@ pub struct Pipe {
     capacity: AtomicUsize,
     write_turn: Mutex<Arc<Ring>>,
     read_turn: Mutex<Arc<Ring>>,
+    /// The bytes in it are on their way to a file ([`splice`]).
+    claimed: AtomicBool,
     readers: AtomicU32,
     writers: AtomicU32,
     /// How often it was opened for reading, ever.
@@ -123,6 +127,7 @@ impl Pipe {
             capacity: AtomicUsize::new(ring.capacity()),
             write_turn: Mutex::new(&WRITE_TURN, ring.clone()),
             read_turn: Mutex::new(&READ_TURN, ring),
+            claimed: AtomicBool::new(false),
             readers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
             read_opens: AtomicU32::new(0),
@@ -166,29 +171,43 @@ impl Pipe {
         loop {
             // Whether writers are left is asked first: what the last one wrote is then visible.
             let open = self.is_open_for_writing();
-            if self.used() > 0 {
+            if self.can_read() {
                 let n = self.drain(&self.read_turn.lock(), sink)?;
                 if n > 0 {
                     self.after_read(waited);
                     return Ok(n);
                 }
                 // Another reader was faster.
-            } else if !open {
+            } else if !open && self.used() == 0 {
                 return Ok(0);
             } else if nonblock {
                 return Err(Errno::EAGAIN);
             } else {
                 waited = true;
-                let ready = || (self.used() > 0 || !self.is_open_for_writing()).then_some(());
+                let ready = || (self.can_read() || self.used() == 0 && !self.is_open_for_writing()).then_some(());
                 self.readable.wait_exclusive(INTERRUPTIBLE, ready).map_err(|_| Errno::ERESTARTSYS)?;
             }
         }
     }
 
+    /// Whether there are bytes, and nobody has claimed them.
+    fn can_read(&self) -> bool {
+        self.used() > 0 && !self.claimed.load(Ordering::Acquire)
+    }
+
     /// Moves bytes to `sink`; how many (0: there were none). The caller holds the read turn.
     fn drain(&self, ring: &Ring, sink: &mut dyn ReadSink) -> Result<usize> {
-        let mut at = self.head.load(Ordering::Relaxed);
-        let start = at;
+        if self.claimed.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+        let start = self.head.load(Ordering::Relaxed);
+        let (at, fault) = self.copy_out(ring, start, sink);
+        self.head.store(at, Ordering::Release);
+        if fault && at == start { Err(Errno::EFAULT) } else { Ok(at.wrapping_sub(start)) }
+    }
+
+    /// Copies bytes from position `at` on to `sink`: where it ended, and whether the sink's memory did.
+    fn copy_out(&self, ring: &Ring, mut at: usize, sink: &mut dyn ReadSink) -> (usize, bool) {
         let tail = self.tail.load(Ordering::Acquire);
         let mut fault = false;
         while at != tail && !fault {
@@ -199,8 +218,7 @@ impl Pipe {
             at = at.wrapping_add(put);
             fault = put < n;
         }
-        self.head.store(at, Ordering::Release);
-        if fault && at == start { Err(Errno::EFAULT) } else { Ok(at.wrapping_sub(start)) }
+        (at, fault)
     }
 
     fn after_read(&self, waited: bool) {

@@ -17,6 +17,7 @@ pub mod pidfd;
 pub mod poll;
 pub mod sched;
 pub mod signal;
+pub mod splice;
 pub mod table;
 pub mod task;
 pub mod time;

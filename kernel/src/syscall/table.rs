@@ -181,6 +181,7 @@ pub const TABLE: &[&[Call]] = &[
     super::poll::CALLS,
     super::pidfd::CALLS,
     super::net::CALLS,
+    super::splice::CALLS,
     crate::ipc::sem::CALLS,
     crate::ipc::msg::CALLS,
     crate::ipc::shm::CALLS,

@@ -39,7 +39,7 @@ impl WriteSource for Capped<'_> {
 /// Writes at `at` or at the position, within `RLIMIT_FSIZE`: what lies beyond is left out, and if that is all, `EFBIG` and
 /// SIGXFSZ (setrlimit(2)).
 #[inline]
-fn limited(f: &OpenFile, at: Option<u64>, source: &mut dyn WriteSource) -> SysResult {
+pub fn limited(f: &OpenFile, at: Option<u64>, source: &mut dyn WriteSource) -> SysResult {
     let limit = me().process.rlimit(FSIZE);
     if limit != u64::MAX {
         return within(limit, f, at, source);

@@ -8,13 +8,13 @@ use crate::gate::{Case, Gate, Options};
 /// The gate.
 pub const GATE: Gate = Gate {
     name: "m7",
-    title: "poll, select, epoll in all its modes, eventfd, timerfd, signalfd, inotify, pidfd, waited for together; System V IPC",
+    title: "poll, select, epoll in all its modes, eventfd, timerfd, signalfd, inotify, pidfd, waited for together; System V IPC, splice",
     cases,
 };
 
 fn cases(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["ipc", "events", "polls", "sysv"], |_, _| Ok(()));
-    cases.push(checked(4, &["ipc", "events", "polls", "sysv"]));
+    let mut cases = on_each(&o.smp, &["ipc", "events", "polls", "sysv", "splice"], |_, _| Ok(()));
+    cases.push(checked(4, &["ipc", "events", "polls", "sysv", "splice"]));
     cases.push(control(
         "edges taken for levels",
         4,
