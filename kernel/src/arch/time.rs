@@ -36,7 +36,21 @@ pub fn count() -> u64 {
 /// Nanoseconds since boot.
 #[inline]
 pub fn now_ns() -> u64 {
-    let ticks = count() - START.load(Ordering::Relaxed);
+    since_boot(count())
+}
+
+/// The same, where it does not matter if the CPU reads the counter some instructions early: no barrier.
+#[inline]
+pub fn about_now_ns() -> u64 {
+    let v: u64;
+    // SAFETY: reading the counter.
+    unsafe { core::arch::asm!("mrs {}, cntvct_el0", out(reg) v, options(nomem, nostack, preserves_flags)) };
+    since_boot(v)
+}
+
+#[inline]
+fn since_boot(count: u64) -> u64 {
+    let ticks = count.saturating_sub(START.load(Ordering::Relaxed));
     ((ticks as u128 * MULT.load(Ordering::Relaxed) as u128) >> 32) as u64
 }
 

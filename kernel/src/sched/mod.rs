@@ -203,7 +203,7 @@ fn place(t: &'static Thread, target: usize, arrival: Arrival) {
         let cpu = &CPUS[target];
         let moved = e.cpu().index() != target;
         let mut q = cpu.queue.lock();
-        let now = crate::arch::time::now_ns();
+        let now = crate::arch::time::about_now_ns();
         let kick = q.enqueue(Handle(t), arrival, now);
         if moved {
             percpu::count(Counter::Migrations);
@@ -226,6 +226,12 @@ fn place(t: &'static Thread, target: usize, arrival: Arrival) {
             return;
         }
         cpu.load.store(q.runnable() as u32, Ordering::Relaxed);
+        let kick = if kick == Kick::SetTimer && target == percpu::id() {
+            timer::slice_changed_here(target, &q, now);
+            Kick::Nothing
+        } else {
+            kick
+        };
         drop(q);
         IDLE_CPUS.remove(cpu_id(target));
         act(target, kick, now);
@@ -400,7 +406,7 @@ fn schedule(why: Leave) {
             }
         }
     }
-    let now = crate::arch::time::now_ns();
+    let now = crate::arch::time::about_now_ns();
     let next = choose(&mut q, me, idle, why, fate, now);
     cpu.load.store(q.runnable() as u32, Ordering::Relaxed);
     timer::slice_starts(this, &q, core::ptr::eq(next, idle), now);

@@ -364,14 +364,17 @@ pub(super) fn slice_starts(cpu: usize, q: &RunQueue<Handle>, idle: bool, now: u6
     }
 }
 
+/// A thread was queued behind the one that runs on `cpu`, the calling one, in its queue `q`. Interrupts masked.
+#[inline]
+pub(super) fn slice_changed_here(cpu: usize, q: &RunQueue<Handle>, now: u64) {
+    set_look(cpu, q, q.runnable() == q.queued(), now);
+    sooner(cpu, LOOK_AT[cpu].load(Ordering::Relaxed));
+}
+
 /// A thread was queued behind the one that runs on `cpu`, whose slice must end. Interrupts masked.
 pub(super) fn slice_changed(cpu: usize, now: u64) {
     if cpu == percpu::id() {
-        let q = CPUS[cpu].queue.lock();
-        let idle = q.runnable() == q.queued();
-        set_look(cpu, &q, idle, now);
-        drop(q);
-        sooner(cpu, LOOK_AT[cpu].load(Ordering::Relaxed));
+        slice_changed_here(cpu, &CPUS[cpu].queue.lock(), now);
     } else if LOOK_AT[cpu].load(Ordering::Relaxed) > now + WAKEUP_GRANULARITY_NS {
         // Only that CPU can set its timer.
         resched::ask(cpu, resched::LOOK);
