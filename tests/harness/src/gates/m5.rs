@@ -13,8 +13,8 @@ pub const GATE: Gate = Gate {
 };
 
 fn cases(o: &Options) -> Vec<Case> {
-    let mut cases = on_each(&o.smp, &["signals", "wakes"], |_, _| Ok(()));
-    cases.push(checked(4, &["signals", "wakes"]));
+    let mut cases = on_each(&o.smp, &["signals", "wakes", "jobctl"], |_, _| Ok(()));
+    cases.push(checked(4, &["signals", "wakes", "jobctl"]));
     cases.push(control(
         "SA_RESTART ignored",
         1,
