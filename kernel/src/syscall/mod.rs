@@ -10,6 +10,7 @@
 pub mod adjtime;
 pub mod file;
 pub mod futex;
+pub mod identity;
 pub mod misc;
 pub mod mm;
 pub mod net;

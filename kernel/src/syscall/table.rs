@@ -170,6 +170,7 @@ macro_rules! syscall_decode {
 
 /// The families.
 pub const TABLE: &[&[Call]] = &[
+    super::identity::CALLS,
     super::task::CALLS,
     super::signal::CALLS,
     super::futex::CALLS,
