@@ -284,9 +284,10 @@ impl Stack {
         to: (IpAddr, u16),
         data: &[u8],
         ttl: u8,
+        tos: u8,
     ) -> Result<()> {
         let len = u16::try_from(data.len() + 8).map_err(|_| Errno::EMSGSIZE)?;
-        let built = packet::build_ip(from.0, to.0, packet::UDP, ttl, 0, len.into());
+        let built = packet::build_ip(from.0, to.0, packet::UDP, ttl, tos, len.into());
         let (mut p, at) = built.ok_or(Errno::EMSGSIZE)?;
         let b = &mut p.bytes_mut()[at..];
         put16(b, 0, from.1);

@@ -193,7 +193,7 @@ impl Datagrams {
     }
 
     fn send_raw(&self, hop: &Hop, source: IpAddr, to: IpAddr, bytes: &[u8], common: &Common) -> Result<()> {
-        let ttl = common.ttl.unwrap_or(64);
+        let ttl = common.hops(to);
         let (p, at) = if common.header_included {
             let mut p = Packet::from_slice(bytes);
             let b = p.bytes_mut();
@@ -407,6 +407,9 @@ impl Socket for Datagrams {
             to.0 =
                 if to.0.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]) };
         }
+        if scope == 0 && to.0.is_ipv6() && to.0.is_multicast() {
+            scope = common.multicast_interface();
+        }
         let hop = config.route(to.0, scope)?;
         self.ensure_bound(who)?;
         let local = self.inner.lock().local;
@@ -418,8 +421,7 @@ impl Socket for Datagrams {
             return Err(Errno::ENETUNREACH);
         }
         if self.is_udp() {
-            let ttl = if to.0.is_multicast() { common.multicast_ttl } else { common.ttl.unwrap_or(64) };
-            self.stack.udp_send(&hop, (from, port), to, &bytes, ttl)?;
+            self.stack.udp_send(&hop, (from, port), to, &bytes, common.hops(to.0), common.tos)?;
         } else {
             self.send_raw(&hop, from, to.0, &bytes, &common)?;
         }

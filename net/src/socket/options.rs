@@ -4,6 +4,7 @@ use super::Caller;
 use crate::tcp::{KeepAlive, TcpOptions};
 use abi::{Errno, Result};
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 /// `MSG_*`.
 pub mod msg {
@@ -86,8 +87,10 @@ pub struct Common {
     pub user_timeout: Option<u64>,
     /// `IPV6_V6ONLY`
     pub v6only: bool,
-    /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`
+    /// `IP_MULTICAST_TTL`
     pub multicast_ttl: u8,
+    /// `IPV6_MULTICAST_HOPS`
+    pub multicast_hops: u8,
     /// `IP_TTL`, `IPV6_UNICAST_HOPS`
     pub ttl: Option<u8>,
     /// `IP_TOS`
@@ -124,6 +127,7 @@ impl Default for Common {
             nodelay: false,
             cork: false,
             multicast_ttl: 1,
+            multicast_hops: 1,
             quickack: false,
             user_timeout: None,
             v6only: false,
@@ -231,10 +235,15 @@ impl Common {
             (level::IPV6, 17 | 19 | 23 | 24 | 25 | 66 | 70 | 78) => self.remember(level, name, n),
             (level::IPV6, 26) => self.v6only = on,
             (level::IP, 33) | (level::IPV6, 18) => {
-                self.multicast_ttl = match n {
+                let hops = match n {
                     u32::MAX => 1,
                     0..=255 => n as u8,
                     _ => return Err(Errno::EINVAL),
+                };
+                if level == level::IP {
+                    self.multicast_ttl = hops;
+                } else {
+                    self.multicast_hops = hops;
                 }
             }
             (level::TCP, 1) => self.nodelay = on,
@@ -281,7 +290,8 @@ impl Common {
             (level::IP, 8) | (level::IPV6, 49) => self.pktinfo.into(),
             (level::IP, 12) | (level::IPV6, 51) => self.recv_ttl.into(),
             (level::IPV6, 26) => self.v6only.into(),
-            (level::IP, 33) | (level::IPV6, 18) => self.multicast_ttl.into(),
+            (level::IP, 33) => self.multicast_ttl.into(),
+            (level::IPV6, 18) => self.multicast_hops.into(),
             (level::TCP, 1) => self.nodelay.into(),
             (level::TCP, 3) => self.cork.into(),
             (level::TCP, 4) => (self.times.idle / SEC) as u32,
@@ -299,6 +309,20 @@ impl Common {
             _ => return Err(Errno::ENOPROTOOPT),
         };
         Ok(n.to_ne_bytes().to_vec())
+    }
+
+    /// How many hops a packet to `to` may take.
+    pub fn hops(&self, to: IpAddr) -> u8 {
+        match to {
+            IpAddr::V4(a) if a.is_multicast() => self.multicast_ttl,
+            IpAddr::V6(a) if a.is_multicast() => self.multicast_hops,
+            _ => self.ttl.unwrap_or(64),
+        }
+    }
+
+    /// The interface that `IPV6_MULTICAST_IF` chose; 0: none.
+    pub fn multicast_interface(&self) -> u32 {
+        self.other.iter().find(|o| o.0 == (level::IPV6, 17)).map_or(0, |o| o.1)
     }
 
     /// What a connection is told.

@@ -15,7 +15,7 @@ fn endpoint(p: &Pair, i: usize, local: (IpAddr, u16), remote: Option<(IpAddr, u1
 
 fn send(p: &Pair, from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) {
     let hop = p.stacks[0].config().route(to.0, 0).unwrap();
-    p.stacks[0].udp_send(&hop, from, to, data, 64).unwrap();
+    p.stacks[0].udp_send(&hop, from, to, data, 64, 0).unwrap();
     p.run(5);
 }
 
@@ -32,7 +32,7 @@ fn datagrams_of_all_sizes_arrive_whole() {
         assert!(d.data == data && d.from == a && d.to == b.0, "{len}");
     }
     let hop = p.stacks[0].config().route(b.0, 0).unwrap();
-    assert_eq!(p.stacks[0].udp_send(&hop, a, b, &vec![0; 65_508], 64), Err(Errno::EMSGSIZE));
+    assert_eq!(p.stacks[0].udp_send(&hop, a, b, &vec![0; 65_508], 64, 0), Err(Errno::EMSGSIZE));
 }
 
 #[test]
@@ -68,4 +68,37 @@ fn the_most_specific_endpoint_gets_it() {
         assert_eq!(e.queue.pop(false).unwrap().data, [n as u8]);
         p.stacks[1].udp.remove(e);
     }
+}
+
+#[test]
+fn groups_are_reached_in_so_many_hops() {
+    use crate::socket::{self, Caller, Cred, SendMsg, SockAddr, family, kind};
+    const WHO: Caller = Caller { cred: Cred { pid: 1, uid: 0, gid: 0 }, privileged: true, admin: true, nonblock: true };
+    const SIX: u32 = 41;
+    const FOUR: u32 = 0;
+    let p = Pair::new(1, Faults::default());
+    p.run(1500);
+    let e = endpoint(&p, 1, (ip("::"), 5353), None);
+    let s = socket::create(&p.stacks[0], family::INET6, kind::DGRAM, 0, &WHO).unwrap();
+    let arrives = |to: &str| {
+        let mut m = SendMsg { to: Some(SockAddr::Inet(ip(to), 5353, 0)), ..SendMsg::default() };
+        s.send(&mut platform::SliceSource::new(b"x"), &mut m, &WHO).unwrap();
+        p.run(5);
+        let d = e.queue.pop(false).unwrap();
+        (d.ttl, d.tos)
+    };
+    assert_eq!((arrives("ff02::fb"), arrives("::ffff:224.0.0.251"), arrives("fd00::2")), ((1, 0), (1, 0), (64, 0)));
+    let number = |n: i32| n.to_ne_bytes();
+    s.set_option(SIX, 18, &number(9), &WHO).unwrap();
+    s.set_option(FOUR, 33, &number(7), &WHO).unwrap();
+    s.set_option(SIX, 67, &number(0x20), &WHO).unwrap();
+    assert_eq!((arrives("ff02::fb"), arrives("::ffff:224.0.0.251"), arrives("fd00::2")), ((9, 32), (7, 32), (64, 32)));
+    assert_eq!(s.set_option(SIX, 18, &number(256), &WHO), Err(Errno::EINVAL));
+    assert_eq!(s.set_option(SIX, 18, &number(-2), &WHO), Err(Errno::EINVAL));
+    s.set_option(SIX, 18, &number(-1), &WHO).unwrap();
+    assert_eq!((arrives("ff02::fb").0, s.option(SIX, 18).unwrap()), (1, number(1).to_vec()));
+    // An interface that does not exist is not taken.
+    s.set_option(SIX, 17, &number(99), &WHO).unwrap();
+    let mut m = SendMsg { to: Some(SockAddr::Inet(ip("ff02::fb"), 5353, 0)), ..SendMsg::default() };
+    assert_eq!(s.send(&mut platform::SliceSource::new(b"x"), &mut m, &WHO), Err(Errno::ENODEV));
 }
