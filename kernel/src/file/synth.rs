@@ -1,7 +1,7 @@
 //! Generated trees: directories and files whose content the kernel makes up when asked (`/proc`, `/dev/pts`).
 //!
-//! A tree is made of [`Node`]s: a directory looks its children up and lists them, a file writes its text when opened (the
-//! reader then sees one consistent text, however slowly it reads). Inode numbers are hashes of the path, so they are
+//! A tree is made of [`Node`]s: a directory looks its children up and lists them, a file writes its text when opened and
+//! whenever it is read from its start again (so a reader sees one consistent text, however slowly it reads). Inode numbers are hashes of the path, so they are
 //! stable. Nothing is cached: names come and go by themselves.
 
 use crate::task::Process;
