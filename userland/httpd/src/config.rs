@@ -11,6 +11,8 @@
 //! chain = "/data/tls/cert.pem"
 //! key = "/data/tls/key.pem"
 //! self_signed = true                    # make one if there is none
+//! [acme]
+//! agree = true                          # to the terms of service; who they are is `directory`
 //! [[route]]
 //! path = "/static/"
 //! files = "/srv/www"
@@ -40,6 +42,8 @@ pub struct Config {
     /// Certificates; the first is for clients that name no host, or an unknown one.
     #[serde(default)]
     pub certificate: Vec<Certificate>,
+    /// How certificates with `acme = true` are fetched.
+    pub acme: Option<Acme>,
     /// What is served where.
     pub route: Vec<Route>,
     /// What a client may cost.
@@ -76,6 +80,40 @@ pub struct Certificate {
     /// Hosts that it is for; also the names in a self-signed one.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Fetch it by ACME, for those hosts.
+    #[serde(default)]
+    pub acme: bool,
+}
+
+/// An authority that speaks ACME, and what it takes to ask it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Acme {
+    /// Where the authority's directory is.
+    pub directory: String,
+    /// Agree to its terms of service.
+    pub agree: bool,
+    /// Whom it may write to, as `mailto:` addresses.
+    pub contact: Vec<String>,
+    /// The certificate that vouches for the authority's own server, in PEM, instead of the public ones.
+    pub root: Option<PathBuf>,
+    /// Where the account is kept.
+    pub state: PathBuf,
+    /// Where answers to challenges are, as files.
+    pub challenges: PathBuf,
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        Self {
+            directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
+            agree: false,
+            contact: Vec::new(),
+            root: None,
+            state: "/data/acme".into(),
+            challenges: "/run/acme".into(),
+        }
+    }
 }
 
 /// What answers requests below a path.
@@ -179,6 +217,15 @@ fn check(c: &Config) -> Result<(), String> {
     }
     if c.listen.iter().any(|l| l.tls) && c.certificate.is_empty() {
         return Err("a [[listen]] has tls = true, but there is no [[certificate]]".into());
+    }
+    for fetched in c.certificate.iter().filter(|x| x.acme) {
+        let what = format!("[[certificate]] {}", fetched.chain.display());
+        if fetched.hosts.is_empty() || fetched.hosts.iter().any(|h| h.starts_with("*.")) {
+            return Err(format!("{what}: acme = true needs hosts, and none with a star"));
+        }
+        if c.acme.is_none() {
+            return Err(format!("{what}: acme = true, but there is no [acme]"));
+        }
     }
     for (at, r) in c.route.iter().enumerate() {
         let what = format!("[[route]] number {} (path {:?})", at + 1, r.path);

@@ -30,6 +30,8 @@ pub struct Server {
     /// The certificates, where there is TLS.
     pub certificates: Option<Arc<tls::Store>>,
     routes: Vec<(Route, Target)>,
+    /// Answers to challenges of ACME.
+    challenges: Option<Files>,
     proxy: Proxy,
     log: bool,
 }
@@ -39,6 +41,9 @@ enum Target {
     Proxy(SocketAddr),
     Redirect(String),
 }
+
+/// Where an authority looks for the answer to its challenge (RFC 8555, 8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +70,15 @@ impl Server {
         }
         routes.sort_by_key(|(r, _)| (r.host.is_none(), std::cmp::Reverse(r.path.len())));
         let slots = Slots::new(config.limits.connections);
-        Ok(Self { slots, certificates, routes, proxy: Proxy::new(), log: log::enabled(), config })
+        let challenges = match &config.acme {
+            Some(acme) => {
+                let dir = &acme.challenges;
+                std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+                Some(Files::open(dir)?)
+            }
+            None => None,
+        };
+        Ok(Self { slots, certificates, routes, challenges, proxy: Proxy::new(), log: log::enabled(), config })
     }
 
     /// Answers a request. Never an error: what goes wrong is an answer too.
@@ -100,6 +113,9 @@ impl Server {
         // An asterisk (OPTIONS *) and CONNECT's authority are no paths.
         if !path.starts_with('/') || request.method() == Method::CONNECT || request.method() == Method::TRACE {
             return error(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        if let Some((files, token)) = self.challenges.as_ref().zip(path.strip_prefix(CHALLENGES)) {
+            return files.answer(&request, token);
         }
         let Some((route, target)) = self.routes.iter().find(|(r, _)| fits(r, &host, path)) else {
             return error(StatusCode::NOT_FOUND);

@@ -12,15 +12,17 @@
 //! - [`files`], [`proxy`]: the two ways in which an answer comes about
 //! - [`tls`]: certificates from files, reloaded when they change; the self-signed one of the first boot
 //! - [`privilege`]: root until the ports are bound, a user of its own from then on
+//! - [`acme`], [`der`]: another process, which fetches certificates (`httpd --acme`)
 //! - [`metrics`], [`log`]: what it says about itself
 //!
-//! Not done: HTTP/3, compression, WebSocket through the proxy, rewriting of paths. Certificates from ACME are put into the
-//! files by another process; the change is noticed.
+//! Not done: HTTP/3, compression, WebSocket through the proxy, rewriting of paths.
 #![forbid(unsafe_code)]
 
+mod acme;
 mod body;
 mod config;
 mod conn;
+mod der;
 mod files;
 mod handle;
 mod listen;
@@ -34,12 +36,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const USAGE: &str = "usage: httpd [--check] [CONFIG]   (/data/etc/httpd.toml, or else /etc/httpd.toml)";
+const USAGE: &str = "usage: httpd [--check | --acme] [CONFIG]   (/data/etc/httpd.toml, or else /etc/httpd.toml)";
 /// Where the configuration is: the machine's own, or else the image's.
 const CONFIGS: [&str; 2] = ["/data/etc/httpd.toml", "/etc/httpd.toml"];
 
 fn main() -> ExitCode {
-    let mut check = false;
+    let (mut check, mut fetch) = (false, false);
     let mut path = None;
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let Some(("--keys", files)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     for word in words {
         match word.as_str() {
             "--check" => check = true,
+            "--acme" => fetch = true,
             "--help" | "-h" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -65,7 +68,11 @@ fn main() -> ExitCode {
     }
     let [own, image] = CONFIGS;
     let path = path.unwrap_or_else(|| if Path::new(own).exists() { own } else { image }.to_owned());
-    ended(config::read(path.as_ref()).and_then(|c| if check { Ok(()) } else { run(c) }))
+    ended(config::read(path.as_ref()).and_then(|c| match (check, fetch) {
+        (true, _) => Ok(()),
+        (_, true) => acme::run(&c),
+        _ => run(c),
+    }))
 }
 
 fn ended(how: Result<(), String>) -> ExitCode {

@@ -232,7 +232,7 @@ mod tests {
         let (here, mut there) = UnixStream::pair().unwrap();
         let files = [&chain, &key].map(|p| p.display().to_string());
         let keeper = std::thread::spawn(move || serve_files(&mut there, &files));
-        let c = Certificate { chain, key, self_signed: false, hosts: Vec::new() };
+        let c = Certificate { chain, key, self_signed: false, hosts: Vec::new(), acme: false };
         let reader = Reader::Keeper(Mutex::new(here));
         assert!(reader.read(0, &c).unwrap_err().contains("/k: "));
         std::fs::write(&c.key, "key").unwrap();

@@ -153,7 +153,7 @@ fn make(c: &Certificate) -> Result<(), String> {
 }
 
 /// Writes a file whole or not at all, and durably.
-fn store(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+pub fn store(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
@@ -178,6 +178,7 @@ mod tests {
             key: dir.join("key.pem"),
             self_signed: true,
             hosts: vec!["example.org".into()],
+            acme: false,
         };
         let store = Store::load(std::slice::from_ref(&c), Reader::Direct).unwrap();
         let first = store.entries[0].current.read().unwrap().0.clone();

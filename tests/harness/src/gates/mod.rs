@@ -1,5 +1,6 @@
 //! The gates: what must be observable, each in a file of its own.
 
+mod acme;
 mod base;
 mod busybox;
 mod crowd;

@@ -43,9 +43,13 @@ fn cases(o: &Options) -> Vec<Case> {
         cases.push(Case::new(format!("idle clients smp{smp}"), move |c| with(c, smp, LIMITS, true, idle)).berth());
         let few = move |c: &mut Context<'_>| with(c, smp, LIMITS, true, few_descriptors);
         cases.push(Case::new(format!("no descriptors left smp{smp}"), few).berth());
+        let acme = move |c: &mut Context<'_>| super::acme::fetched(c, smp, 80);
+        cases.push(Case::new(format!("a certificate by ACME smp{smp}"), acme).berth());
         let crowd = move |c: &mut Context<'_>| super::crowd::crowd(c, smp, 11_000);
         cases.push(Case::new(format!("ten thousand idle clients smp{smp}"), crowd).berth());
     }
+    let acme = |c: &mut Context<'_>| super::acme::fetched(c, 1, 81);
+    cases.push(Case::new("control: the authority asks where nobody answers", acme).berth().control("n4.acme_fetches"));
     let crowd = |c: &mut Context<'_>| super::crowd::crowd(c, 1, 2000);
     cases.push(Case::new("control: room for fewer", crowd).berth().control("n4.crowd_stays"));
     let slow = |c: &mut Context<'_>| with(c, 1, NO_TIME, true, |m| slow_loris(m, Duration::from_secs(20)));
