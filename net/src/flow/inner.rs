@@ -97,6 +97,9 @@ impl Inner {
     /// Lets smoltcp take a segment. What it answers at once goes out; what can wait for other segments, acknowledgements above
     /// all, comes with [`Inner::poll`].
     pub(super) fn take(&mut self, segment: &[u8], now: u64, out: &mut Vec<Packet>) {
+        if self.overruns(segment) {
+            return;
+        }
         let before = out.len();
         let state = self.socket().state();
         if let Some(ack) = self.hear(segment) {
@@ -130,6 +133,22 @@ impl Inner {
     pub(super) fn feed(&mut self, segment: &[u8], now: u64, out: &mut Vec<Packet>) {
         let mut port = Port { rx: Some(segment), out, mtu: self.mtu };
         self.iface.poll_ingress_single(instant(now), &mut port, &mut self.sockets);
+    }
+
+    /// Whether smoltcp would take bytes of a segment for which the ring has no room. From its SYN until its first acknowledgement
+    /// after that it takes the window that the SYN told, which is not scaled, for a scaled one (RFC 7323, 2.2), and so believes in
+    /// up to twice the ring. No peer that keeps to what it was told sends so much; who does is not heard.
+    fn overruns(&mut self, rx: &[u8]) -> bool {
+        let Some((t, len)) = self.segment(rx) else { return false };
+        if len == 0 || matches!(self.socket().state(), State::Closed | State::Listen | State::SynSent) {
+            return false;
+        }
+        let next = self.rcv_nxt();
+        let s = self.socket();
+        let room = (s.recv_capacity() - s.recv_queue()) as i32;
+        let limit = self.seen.ack.wrapping_add(self.told()).wrapping_sub(next) as i32;
+        let end = t.seq.wrapping_add(len as u32).wrapping_sub(next) as i32;
+        limit > room && end > room
     }
 
     /// What the peer would say to acknowledge `ack`, numbered as smoltcp expects it.
@@ -264,8 +283,11 @@ impl Inner {
         let header = if rx[0] >> 4 == 4 { usize::from(rx[0] & 15) * 4 } else { 40 };
         let Some(t) = rx.get(header..).and_then(packet::parse_tcp) else { return };
         let state = self.socket().state();
-        if before == State::SynSent && t.flags & packet::SYN != 0 && is_synchronized(state) {
+        let synchronizing = is_synchronized(state) || state == State::SynReceived;
+        if before == State::SynSent && t.flags & packet::SYN != 0 && synchronizing {
             self.begin(rx);
+            // As smoltcp has it until it acknowledges the SYN.
+            self.seen.ack = t.seq;
         }
         if t.flags & packet::RST != 0 && state != before && matches!(state, State::Closed | State::Listen) {
             self.error = match before {

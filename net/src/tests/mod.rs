@@ -6,6 +6,7 @@ mod link;
 mod many;
 mod narrow;
 mod netlink;
+mod overrun;
 mod sockets;
 mod tcp;
 mod udp;

@@ -16,8 +16,12 @@ fn want(addr: &str, port: u16) -> Want {
 }
 
 fn listen(s: &Stack, addr: &str, port: u16, backlog: usize) -> (Arc<Listener>, Lease) {
+    listen_with(s, addr, port, backlog, &TcpOptions::default())
+}
+
+pub fn listen_with(s: &Stack, addr: &str, port: u16, backlog: usize, options: &TcpOptions) -> (Arc<Listener>, Lease) {
     let lease = s.bind(want(addr, port)).unwrap();
-    let l = s.listen(ip(addr), &lease, false, backlog, &TcpOptions::default()).unwrap();
+    let l = s.listen(ip(addr), &lease, false, backlog, options).unwrap();
     (l, lease)
 }
 
