@@ -545,5 +545,105 @@ TEST(locks_find_deadlocks) {
     CHECK(lock_wait(fd, F_WRLCK, 0) == 0 && lock_wait(fd, F_RDLCK, 0) == 0 && lock_wait(fd, F_WRLCK, 0) == 0);
 }
 
+static int locked_by_others(int fd) {
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    MUST(fcntl(fd, F_GETLK, &l));
+    return l.l_type != F_UNLCK;
+}
+
+// A process's locks go when it goes, whatever it did to its descriptor table meanwhile and whoever looks at it.
+TEST(locks_go_with_their_process) {
+    in_dir();
+    int fd = make("f", "0123456789"), up[2], down[2];
+    MUST(pipe(up));
+    MUST(pipe(down));
+    for (int how = 0; how < 3; how++) {
+        pid_t pid = MUST(fork());
+        if (!pid) {
+            char c;
+            if (lock_wait(fd, F_WRLCK, 0)) _exit(1);
+            if (how == 1 && unshare(CLONE_FILES)) _exit(2);
+            if (how == 2 && syscall(SYS_close_range, 900, 999, 2 /* CLOSE_RANGE_UNSHARE */)) _exit(3);
+            if (write(up[1], "x", 1) != 1 || read(down[0], &c, 1) != 1) _exit(4);
+            _exit(0);
+        }
+        char c, name[64];
+        CHECK(read(up[0], &c, 1) == 1 && locked_by_others(fd), "%d", how);
+        // Who holds its directory of descriptors open keeps nothing of it.
+        snprintf(name, sizeof name, "/proc/%d/fd/%d", pid, fd);
+        int look = MUST(open(name, O_PATH | O_NOFOLLOW));
+        CHECK(write(down[1], "x", 1) == 1);
+        int status;
+        MUST(waitpid(pid, &status, 0));
+        CHECK(exited_with(status, 0) && !locked_by_others(fd), "%d: %x", how, status);
+        close(look);
+    }
+}
+
+// A name of a descriptor in the table that it stands in keeps neither.
+TEST(a_table_that_names_itself_is_closed) {
+    int p[2];
+    MUST(pipe(p));
+    pid_t pid = MUST(fork());
+    if (!pid) {
+        char name[64];
+        snprintf(name, sizeof name, "/proc/self/fd/%d", p[1]);
+        _exit(open(name, O_PATH | O_NOFOLLOW) < 0);
+    }
+    close(p[1]);
+    struct pollfd w = {p[0], POLLIN, 0};
+    CHECK(poll(&w, 1, 10000) == 1 && w.revents == POLLHUP, "%x", w.revents);
+    int status;
+    MUST(waitpid(pid, &status, 0));
+    CHECK(exited_with(status, 0));
+}
+
+static int waiting_fd;
+static int waits_for_lock(void *unused) {
+    (void)unused;
+    return lock_wait(waiting_fd, F_WRLCK, 0) ? errno : 0;
+}
+
+// A lock that is granted when its descriptor is closed already is given back.
+TEST(a_lock_does_not_outlive_its_descriptor) {
+    in_dir();
+    int fd = make("f", "0123456789"), up[2], down[2];
+    MUST(pipe(up));
+    MUST(pipe(down));
+    pid_t holder = MUST(fork());
+    if (!holder) {
+        char c;
+        if (lock_wait(fd, F_WRLCK, 0) || write(up[1], "x", 1) != 1 || read(down[0], &c, 1) != 1) _exit(1);
+        _exit(0);
+    }
+    char c;
+    CHECK(read(up[0], &c, 1) == 1);
+    waiting_fd = MUST(open("f", O_RDWR));
+    // It shares the descriptors, and is waited for like a process.
+    static char stack[65536] __attribute__((aligned(16)));
+    pid_t waiter = MUST(clone(waits_for_lock, stack + sizeof stack, CLONE_VM | CLONE_FILES | SIGCHLD, NULL));
+    nap_ms(200);
+    MUST(close(waiting_fd));
+    CHECK(write(down[1], "x", 1) == 1);
+    int status;
+    MUST(waitpid(waiter, &status, 0));
+    CHECK(exited_with(status, EBADF), "%x", status);
+    MUST(waitpid(holder, &status, 0));
+    pid_t other = MUST(fork());
+    if (!other) _exit(locked_by_others(fd));
+    MUST(waitpid(other, &status, 0));
+    CHECK(exited_with(status, 0));
+}
+
+// What others may not read stays what it was when its opener was allowed.
+TEST(descriptor_information_is_read_twice) {
+    char text[200] = "";
+    int fd = MUST(open("/proc/self/fdinfo/0", O_RDONLY));
+    CHECK(read(fd, text, sizeof text - 1) > 0 && strstr(text, "flags:"));
+    MUST(lseek(fd, 0, SEEK_SET));
+    CHECK(read(fd, text, sizeof text - 1) > 0 && strstr(text, "flags:"));
+}
+
 MAIN(T(open_flags), T(read_write_seek), T(names_and_links), T(renames), T(directories), T(permissions), T(times), T(descriptors), T(pipes),
-     T(polling), T(devices), T(proc), T(mounts), T(locks), T(locks_find_deadlocks))
+     T(polling), T(devices), T(proc), T(mounts), T(locks), T(locks_find_deadlocks), T(locks_go_with_their_process), T(a_table_that_names_itself_is_closed),
+     T(a_lock_does_not_outlive_its_descriptor), T(descriptor_information_is_read_twice))

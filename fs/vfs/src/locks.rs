@@ -56,7 +56,7 @@ impl Table {
 }
 
 /// Whose a lock is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Owner {
     /// An open file's, by `flock`.
     Flock(usize),
@@ -65,6 +65,19 @@ pub enum Owner {
     /// An open file's, by `F_OFD_SETLK`.
     Ofd(usize),
 }
+
+impl PartialEq for Owner {
+    /// The number of a process is for show: processes that share a descriptor table own its locks together.
+    fn eq(&self, other: &Owner) -> bool {
+        match (self, other) {
+            (Owner::Flock(a), Owner::Flock(b)) | (Owner::Ofd(a), Owner::Ofd(b)) => a == b,
+            (Owner::Process(a, _), Owner::Process(b, _)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Owner {}
 
 impl Owner {
     /// `flock` through `file`.

@@ -100,6 +100,8 @@ pub struct Pipe {
     read_turn: Mutex<Arc<Ring>>,
     /// The bytes in it are on their way to a file ([`splice`]).
     claimed: AtomicBool,
+    /// Room that is kept for bytes on their way from a file; grows under the write turn.
+    reserved: AtomicUsize,
     readers: AtomicU32,
     writers: AtomicU32,
     /// How often it was opened for reading, ever.
@@ -128,6 +130,7 @@ impl Pipe {
             write_turn: Mutex::new(&WRITE_TURN, ring.clone()),
             read_turn: Mutex::new(&READ_TURN, ring),
             claimed: AtomicBool::new(false),
+            reserved: AtomicUsize::new(0),
             readers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
             read_opens: AtomicU32::new(0),
@@ -152,7 +155,8 @@ impl Pipe {
     fn free(&self) -> usize {
         let capacity = self.capacity.load(Ordering::Acquire);
         let tail = self.tail.load(Ordering::Acquire);
-        capacity.saturating_sub(tail.wrapping_sub(self.head.load(Ordering::Acquire)))
+        let used = tail.wrapping_sub(self.head.load(Ordering::Acquire));
+        capacity.saturating_sub(used).saturating_sub(self.reserved.load(Ordering::Acquire))
     }
 
     fn is_open_for_writing(&self) -> bool {
@@ -310,7 +314,7 @@ impl Pipe {
         let fresh = Ring::new(pages)?;
         let mut write = self.write_turn.lock();
         let mut read = self.read_turn.lock();
-        if self.used() > fresh.capacity() {
+        if self.used() + self.reserved.load(Ordering::Acquire) > fresh.capacity() {
             return Err(Errno::EBUSY);
         }
         let tail = self.tail.load(Ordering::Relaxed);
@@ -415,7 +419,7 @@ impl File for PipeEnd {
         let mut now = PollEvents::NONE;
         if self.reads {
             let hung_up = self.hung_up();
-            now = now.and(PollEvents::IN.when(self.pipe.used() > 0)).and(PollEvents::HUP.when(hung_up));
+            now = now.and(PollEvents::IN.when(self.pipe.can_read())).and(PollEvents::HUP.when(hung_up));
         }
         if self.writes {
             let broken = !self.pipe.is_open_for_reading();

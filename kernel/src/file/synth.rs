@@ -255,7 +255,9 @@ impl Inode for SynthInode {
                 }
                 let content = SpinLock::new(&CONTENT, (Arc::new(content), true));
                 let seen = AtomicU64::new(vfs::mount::generation());
-                Ok(Some(Arc::new(OpenText { content, seen, text: text.clone() })))
+                // What not everybody may read stays what it was when the opener was found to be allowed.
+                let again = Attr::of(&self.meta).mode & 0o004 != 0;
+                Ok(Some(Arc::new(OpenText { content, seen, again, text: text.clone() })))
             }
             _ => Ok(None),
         }
@@ -271,6 +273,8 @@ struct OpenText {
     content: SpinLock<(Arc<Vec<u8>>, bool)>,
     /// The [`vfs::mount::generation`] that poll has told of.
     seen: AtomicU64,
+    /// It may be made anew.
+    again: bool,
     text: Arc<dyn Text>,
 }
 
@@ -283,7 +287,7 @@ impl OpenText {
             c.1 &= offset > 0;
             (c.0.clone(), fresh)
         };
-        if offset > 0 || fresh {
+        if offset > 0 || fresh || !self.again {
             return Ok(now);
         }
         let mut text = Vec::new();

@@ -10,7 +10,7 @@
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use sync::{LockClass, SpinLock};
 use vfs::OpenFile;
 
@@ -38,7 +38,36 @@ pub struct FileTable {
     id: u64,
     /// A record lock was asked for in its name: only then closing looks for some, in a table that all processes share.
     locks: AtomicBool,
+    /// Threads that have it as theirs. Who only looks (`/proc`, pidfd_getfd) holds a reference and does not count.
+    users: AtomicUsize,
     inner: SpinLock<Inner>,
+}
+
+/// A thread's hold on its table. When the last one goes, everything in the table is closed, whoever still looks at it.
+#[derive(Debug)]
+pub struct OwnTable(Arc<FileTable>);
+
+impl OwnTable {
+    /// One more user of `table`.
+    pub fn of(table: Arc<FileTable>) -> OwnTable {
+        table.users.fetch_add(1, Ordering::Relaxed);
+        OwnTable(table)
+    }
+
+    /// The table.
+    #[inline]
+    pub fn table(&self) -> &Arc<FileTable> {
+        &self.0
+    }
+}
+
+impl Drop for OwnTable {
+    /// May sleep.
+    fn drop(&mut self) {
+        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.close_all();
+        }
+    }
 }
 
 impl core::fmt::Debug for FileTable {
@@ -50,7 +79,12 @@ impl core::fmt::Debug for FileTable {
 fn with(inner: Inner) -> Arc<FileTable> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    Arc::new(FileTable { id, locks: AtomicBool::new(false), inner: SpinLock::new(&CLASS, inner) })
+    Arc::new(FileTable {
+        id,
+        locks: AtomicBool::new(false),
+        users: AtomicUsize::new(0),
+        inner: SpinLock::new(&CLASS, inner),
+    })
 }
 
 impl Inner {
@@ -94,6 +128,11 @@ impl FileTable {
         let copy = Inner { entries, lowest: inner.lowest.min(used) };
         drop(inner);
         Ok(with(copy))
+    }
+
+    /// Whether other threads have it, too.
+    pub fn is_shared(&self) -> bool {
+        self.users.load(Ordering::Acquire) > 1
     }
 
     /// The owner of POSIX record locks taken through this table.

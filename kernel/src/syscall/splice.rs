@@ -76,7 +76,7 @@ fn splice_call(from: i32, from_at: UserAddr, to: i32, to_at: UserAddr, len: usiz
             if Arc::ptr_eq(&a, &b) {
                 return Err(Errno::EINVAL);
             }
-            between(&a, &b, &target, len, asked || source.nonblock() || target.nonblock(), true)
+            between(&a, &b, len, asked || source.nonblock() || target.nonblock(), true)
         }
         (Some(pipe), None) => {
             let mut offset = offset_at(to_at, &target)?;
@@ -91,7 +91,7 @@ fn splice_call(from: i32, from_at: UserAddr, to: i32, to_at: UserAddr, len: usiz
             if source.is_dir() {
                 return Err(Errno::EINVAL);
             }
-            let n = into(&pipe, &source, &target, offset.as_mut(), len, asked || target.nonblock())?;
+            let n = into(&pipe, &source, offset.as_mut(), len, asked || target.nonblock())?;
             store(from_at, offset).map(|()| n)
         }
         (None, None) => Err(Errno::EINVAL),
@@ -138,23 +138,10 @@ fn out_of(pipe: &Pipe, target: &OpenFile, mut at: Option<&mut u64>, len: usize, 
     Ok(done)
 }
 
-/// Puts all of `data` into a pipe that had room for it; another writer may have been faster, which is waited for.
-fn fill(target: &OpenFile, data: &[u8]) -> SysResult {
-    let object = target.object().ok_or(Errno::EBADF)?;
-    object.write(Io { nonblock: false, ..Io::default() }, &mut SliceSource::new(data))
-}
-
 /// From a file that is no pipe to one.
-fn into(
-    pipe: &Pipe,
-    source: &OpenFile,
-    target: &OpenFile,
-    mut at: Option<&mut u64>,
-    len: usize,
-    nonblock: bool,
-) -> SysResult {
-    let room = pipe.wait_for_room(nonblock)?;
-    let len = len.min(room);
+fn into(pipe: &Pipe, source: &OpenFile, mut at: Option<&mut u64>, len: usize, nonblock: bool) -> SysResult {
+    let mut room = pipe.reserve(nonblock, len)?;
+    let len = room.len;
     let mut buf = buffer(len)?;
     let regular = source.object().is_none() && source.inode().is_some_and(|i| i.meta().kind == FileType::Regular);
     let mut done = 0;
@@ -171,12 +158,17 @@ fn into(
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         };
-        done += fill(target, &buf[..n])?;
+        let put = match room.put(&buf[..n]) {
+            Ok(put) => put,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        };
+        done += put;
         if let Some(at) = &mut at {
-            **at += n as u64;
+            **at += put as u64;
         }
         // What is no file on a disk may have no more just now.
-        if !regular {
+        if !regular || put < n {
             break;
         }
     }
@@ -184,24 +176,23 @@ fn into(
 }
 
 /// From pipe to pipe; `takes`: what is copied leaves the first.
-fn between(a: &Pipe, b: &Pipe, target: &OpenFile, len: usize, nonblock: bool, takes: bool) -> SysResult {
+fn between(a: &Pipe, b: &Pipe, len: usize, nonblock: bool, takes: bool) -> SysResult {
     let mut buf = buffer(len)?;
     let mut done = 0;
     while done < len {
         let stop = nonblock || done > 0;
-        let room = match b.wait_for_room(stop) {
-            Ok(n) => n,
+        let mut room = match b.reserve(stop, (len - done).min(CHUNK)) {
+            Ok(room) => room,
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         };
-        let want = (len - done).min(CHUNK).min(room);
-        let claim = match a.claim(stop, &mut buf[..want]) {
+        let claim = match a.claim(stop, &mut buf[..room.len]) {
             Ok(Some(claim)) => claim,
             Ok(None) => break,
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         };
-        let put = match fill(target, &buf[..claim.len]) {
+        let put = match room.put(&buf[..claim.len]) {
             Ok(n) => n,
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
@@ -233,7 +224,7 @@ fn tee(from: i32, to: i32, len: usize, flags: u32) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let nonblock = flags & SPLICE_F_NONBLOCK != 0 || source.nonblock() || target.nonblock();
-    between(&a, &b, &target, len.min(MAX_RW), nonblock, false)
+    between(&a, &b, len.min(MAX_RW), nonblock, false)
 }
 
 /// A source of at most `left` bytes.

@@ -318,9 +318,9 @@ fn unshare(flags: u64) -> SysResult {
     if flags & own != 0 && me.process.threads().len() > 1 {
         return Err(Errno::EINVAL);
     }
-    if flags & flag::FILES != 0 {
+    if flags & flag::FILES != 0 && me.files().is_shared() {
         let files = me.files().fork()?;
-        drop(me.set_files(Some(files)));
+        me.set_files(Some(files));
     }
     if flags & flag::FS != 0 {
         let fs = Arc::new(me.fs().fork());

@@ -319,9 +319,9 @@ fn become_program(
 
 /// The descriptors that the program gets are its own, even if it shared them before.
 fn own_files(me: &Thread) {
-    if Arc::strong_count(me.files()) > 1
+    if me.files().is_shared()
         && let Ok(copy) = me.files().fork()
     {
-        drop(me.set_files(Some(copy)));
+        me.set_files(Some(copy));
     }
 }

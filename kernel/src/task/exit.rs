@@ -67,11 +67,7 @@ pub fn exit_thread(status: i32) -> ! {
     if robust != 0 && me.try_mm().is_some() {
         crate::futex::exit_robust_list(UserAddr(robust), me.tid().0);
     }
-    if let Some(files) = me.set_files(None)
-        && Arc::strong_count(&files) == 1
-    {
-        files.close_all();
-    }
+    me.set_files(None);
     drop(me.set_fs(None));
     let p = me.process.clone();
     let tid = me.tid();

@@ -19,7 +19,7 @@ pub struct Owned<T> {
 // SAFETY: the owner reads without the lock and is the only writer, under it; others read under it.
 unsafe impl<T: Send + Sync> Sync for Owned<T> {}
 
-impl<T: Clone> Owned<T> {
+impl<T> Owned<T> {
     /// Wraps `value`.
     pub const fn new(value: T) -> Self {
         Owned { value: UnsafeCell::new(value), lock: SpinLock::new(&CLASS, ()) }
@@ -37,10 +37,18 @@ impl<T: Clone> Owned<T> {
     }
 
     /// A copy, for anybody.
-    pub fn copy(&self) -> T {
+    pub fn copy(&self) -> T
+    where
+        T: Clone,
+    {
+        self.look(T::clone)
+    }
+
+    /// What `look` finds in the value, for anybody; under a spin lock.
+    pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         let _held = self.lock.lock();
         // SAFETY: writers hold the lock.
-        unsafe { (*self.value.get()).clone() }
+        look(unsafe { &*self.value.get() })
     }
 
     /// Puts `value` in place; returns the former.

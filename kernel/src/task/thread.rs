@@ -15,6 +15,7 @@ use super::signal::pending::Pending;
 use super::signal::state::SignalState;
 use crate::arch::context::{NOTIFY, TRACE, ThreadContext};
 use crate::arch::trap::TrapFrame;
+use crate::file::table::OwnTable;
 use crate::file::{FileTable, FsContext};
 use crate::mm::AddressSpace;
 use crate::mm::stack::KernelStack;
@@ -70,7 +71,7 @@ pub struct Thread {
     /// Blocked signals. Written by the thread itself, under the signal lock.
     pub(super) blocked: AtomicU64,
     pending: UnsafeCell<Pending>,
-    files: Owned<Option<Arc<FileTable>>>,
+    files: Owned<Option<OwnTable>>,
     fs: Owned<Option<Arc<FsContext>>>,
     creds: Owned<Arc<Credentials>>,
     mm: Owned<Option<Arc<AddressSpace>>>,
@@ -166,7 +167,7 @@ impl Thread {
             kstack: p.kstack,
             blocked: AtomicU64::new(p.blocked),
             pending: UnsafeCell::new(Pending::new()),
-            files: Owned::new(p.files),
+            files: Owned::new(p.files.map(OwnTable::of)),
             fs: Owned::new(p.fs),
             creds: Owned::new(p.creds),
             mm: Owned::new(p.mm),
@@ -258,7 +259,7 @@ impl Thread {
         debug_assert!(self.is_current());
         // SAFETY: the owner; it is replaced in system calls that hold no such reference.
         match unsafe { self.files.own() } {
-            Some(x) => x,
+            Some(x) => x.table(),
             None => panic!("this thread has no files"),
         }
     }
@@ -301,7 +302,7 @@ impl Thread {
 
     /// A reference to another thread's file table.
     pub fn files_of(&self) -> Option<Arc<FileTable>> {
-        self.files.copy()
+        self.files.look(|own| own.as_ref().map(|own| own.table().clone()))
     }
 
     /// A reference to another thread's directories.
@@ -319,11 +320,11 @@ impl Thread {
         self.mm.copy()
     }
 
-    /// Replaces its own file table; returns the former.
-    pub fn set_files(&self, files: Option<Arc<FileTable>>) -> Option<Arc<FileTable>> {
+    /// Replaces its own file table; if nobody else has the former, everything in it is closed. May sleep.
+    pub fn set_files(&self, files: Option<Arc<FileTable>>) {
         debug_assert!(self.is_current());
         // SAFETY: the owner; callers hold no reference from `files()` across this.
-        unsafe { self.files.replace(files) }
+        drop(unsafe { self.files.replace(files.map(OwnTable::of)) });
     }
 
     /// Replaces its own directories; returns the former.

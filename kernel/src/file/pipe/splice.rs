@@ -4,12 +4,15 @@
 //! Bytes on their way from a pipe to a file are *claimed*: they stay in the pipe, and nobody else reads, until the file has
 //! taken as many of them as it takes; only those leave the pipe. So a short write loses nothing, and no lock of the pipe is
 //! held while the file sleeps. `tee` claims and takes nothing.
+//!
+//! On the way from a file to a pipe, room is *reserved* before the file is read: what was read then fits, whoever else writes
+//! meanwhile, and the call neither waits a second time nor loses bytes to a signal.
 
 use super::{INTERRUPTIBLE, Pipe, PipeEnd};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
-use platform::SliceSink;
+use platform::{SliceSink, SliceSource};
 use vfs::OpenFile;
 
 /// The pipe behind a file, if it is an end of one.
@@ -41,7 +44,55 @@ impl Drop for Claim<'_> {
     }
 }
 
+/// Reserved room. Dropped, it gives back what was not used.
+pub struct Room<'a> {
+    pipe: &'a Pipe,
+    /// How many bytes.
+    pub len: usize,
+}
+
+impl Room<'_> {
+    /// Puts the first `len` bytes of `data` into the pipe; how many it took. `EPIPE` with SIGPIPE, `ENOMEM`.
+    pub fn put(&mut self, data: &[u8]) -> Result<usize> {
+        if !self.pipe.is_open_for_reading() {
+            crate::task::signal::sigpipe();
+            return Err(Errno::EPIPE);
+        }
+        let turn = self.pipe.write_turn.lock();
+        let n = data.len().min(self.len);
+        self.pipe.reserved.fetch_sub(n, Ordering::AcqRel);
+        self.len -= n;
+        let (done, _) = self.pipe.fill(&turn, &mut SliceSource::new(&data[..n]), 1)?;
+        drop(turn);
+        self.pipe.readable.wake_sync();
+        Ok(done)
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            self.pipe.reserved.fetch_sub(self.len, Ordering::AcqRel);
+            self.pipe.writable.wake_all();
+        }
+    }
+}
+
 impl Pipe {
+    /// Reserves room for at most `most` bytes, once there is some. `EPIPE` with SIGPIPE, `EAGAIN`, `ERESTARTSYS`.
+    pub fn reserve(&self, nonblock: bool, most: usize) -> Result<Room<'_>> {
+        loop {
+            self.wait_for_room(nonblock)?;
+            let turn = self.write_turn.lock();
+            let len = self.free().min(most);
+            if len > 0 {
+                self.reserved.fetch_add(len, Ordering::AcqRel);
+                drop(turn);
+                return Ok(Room { pipe: self, len });
+            }
+        }
+    }
+
     /// Copies up to `buf.len()` bytes that wait to `buf` and claims them; `None` at the end of file. `EAGAIN`, `ERESTARTSYS`.
     pub fn claim(&self, nonblock: bool, buf: &mut [u8]) -> Result<Option<Claim<'_>>> {
         loop {

@@ -10,12 +10,12 @@ use crate::task::tree::TREE;
 use abi::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
 use vfs::FileType::{Dir, Regular, Symlink};
-use vfs::{FileType, MountFlags, Path};
+use vfs::{FileType, MountFlags, OpenFile, Path};
 
 /// A process, or one of its threads.
 #[derive(Clone)]
@@ -129,7 +129,7 @@ impl Directory for Descriptors {
         let fd: i32 = core::str::from_utf8(name).ok().and_then(|s| s.parse().ok()).ok_or(Errno::ENOENT)?;
         let table = self.table().ok_or(Errno::ENOENT)?;
         table.get(fd).map_err(|_| Errno::ENOENT)?;
-        let link = FdLink { table, fd };
+        let link = FdLink { table: Arc::downgrade(&table), fd };
         Ok(Node { kind: Kind::Link(Arc::new(link)), mode: 0o700, owner: self.0.owner() })
     }
 
@@ -208,19 +208,26 @@ impl Text for OomAdjust {
     }
 }
 
+/// Opened with O_PATH it may stand in the very table that it leads to, so it does not keep the table.
 struct FdLink {
-    table: Arc<FileTable>,
+    table: Weak<FileTable>,
     fd: i32,
+}
+
+impl FdLink {
+    fn file(&self) -> Result<Arc<OpenFile>> {
+        self.table.upgrade().and_then(|t| t.get(self.fd).ok()).ok_or(Errno::ENOENT)
+    }
 }
 
 impl LinkTo for FdLink {
     fn text(&self) -> Result<Vec<u8>> {
-        let file = self.table.get(self.fd).map_err(|_| Errno::ENOENT)?;
+        let file = self.file()?;
         Ok(file.display(Some(&crate::sched::current().fs().root())))
     }
 
     fn place(&self) -> Result<Option<Path>> {
-        let file = self.table.get(self.fd).map_err(|_| Errno::ENOENT)?;
+        let file = self.file()?;
         if let Some(path) = file.path() {
             return Ok(Some(path.clone()));
         }

@@ -49,9 +49,9 @@ pub fn close_range(first: u32, last: u32, flags: u32) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let t = me();
-    if flags & CLOSE_RANGE_UNSHARE != 0 {
+    if flags & CLOSE_RANGE_UNSHARE != 0 && t.files().is_shared() {
         let own = t.files().fork()?;
-        drop(t.set_files(Some(own)));
+        t.set_files(Some(own));
     }
     t.files().close_range(first, last, flags & CLOSE_RANGE_CLOEXEC != 0);
     Ok(0)
@@ -92,7 +92,7 @@ pub fn fcntl(fd: i32, cmd: u32, arg: u64) -> SysResult {
             Ok(0)
         }
         F_GETLK | F_SETLK | F_SETLKW | F_OFD_GETLK | F_OFD_SETLK | F_OFD_SETLKW => {
-            record_lock(&f, cmd, UserAddr(arg)).map(|()| 0)
+            record_lock(fd, &f, cmd, UserAddr(arg)).map(|()| 0)
         }
         // Signals for I/O are not sent: an owner can be named, as programs do without need.
         F_SETOWN | F_GETOWN => Ok(0),
@@ -137,7 +137,7 @@ fn lock_range(f: &OpenFile, l: &Flock) -> Result<(u64, u64)> {
     Ok((start, if l.len == 0 { MAX_OFFSET + 1 } else { end as u64 }))
 }
 
-fn record_lock(f: &Arc<OpenFile>, cmd: u32, at: UserAddr) -> Result<()> {
+fn record_lock(fd: i32, f: &Arc<OpenFile>, cmd: u32, at: UserAddr) -> Result<()> {
     let mut l: Flock = uaccess::read_user(at).map_err(efault)?;
     let ofd = cmd >= F_OFD_GETLK;
     if ofd && l.pid != 0 {
@@ -179,7 +179,13 @@ fn record_lock(f: &Arc<OpenFile>, cmd: u32, at: UserAddr) -> Result<()> {
     if !ofd {
         t.files().will_lock();
     }
-    locks::take(f, lock, cmd == F_SETLKW || cmd == F_OFD_SETLKW)
+    locks::take(f, lock, cmd == F_SETLKW || cmd == F_OFD_SETLKW)?;
+    // A descriptor that another thread closed while this one waited took no lock with it that was not there yet.
+    if !ofd && !t.files().get(fd).is_ok_and(|now| Arc::ptr_eq(&now, f)) {
+        locks::release(f, owner, start, end);
+        return Err(Errno::EBADF);
+    }
+    Ok(())
 }
 
 /// `berth.sabotage=locks`: record locks are granted and exclude nobody, which gate d3 must notice.
