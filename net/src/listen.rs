@@ -319,13 +319,17 @@ impl Listener {
             return stack.count(|c| &c.listen_overflows);
         }
         // Whoever takes the record out makes the connection: two CPUs may hold copies of the segment.
-        let had = inner.syns.remove(&tuple).is_some();
+        let record = inner.syns.remove(&tuple);
         drop(inner);
-        if !had {
+        if record.is_none() {
             stack.count(|c| &c.cookies_ok);
         }
         let Some(syn) = synthesize(&tuple, isn, offered) else { return };
-        let Ok(flow) = Flow::accepted(stack, tuple, &options, mtu, seed, rcv, syn.bytes()) else { return };
+        let flow = match Flow::accepted(stack, tuple, &options, mtu, seed, rcv, syn.bytes()) {
+            Ok(flow) => flow,
+            Err(Errno::ENOBUFS) => return self.put_back(stack, tuple, record),
+            Err(_) => return,
+        };
         flow.segments(stack, core::iter::once(a.bytes));
         if matches!(flow.status().state, State::SynReceived | State::Listen) {
             // smoltcp did not take what we took: forget it all.
@@ -340,6 +344,24 @@ impl Listener {
         inner.accepted.push_back(flow);
         drop(inner);
         self.readable.wake();
+    }
+
+    /// There is no room for the connection just now: its half-open record waits on, and the answer to its SYN is repeated.
+    fn put_back(&self, stack: &Stack, tuple: Tuple, record: Option<Syn>) {
+        stack.count(|c| &c.listen_overflows);
+        let Some(record) = record else { return };
+        let at = record.next.max(stack.env.now_ns() + SEC / 10);
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return;
+        }
+        inner.syns.insert(tuple, record);
+        let arm = !inner.armed;
+        inner.armed = true;
+        drop(inner);
+        if arm {
+            stack.timers.arm(&*stack.env, at, Target::Listener(self.me.clone()));
+        }
     }
 
     fn cookie(

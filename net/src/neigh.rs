@@ -47,6 +47,8 @@ struct Entry {
     /// When the answer came, or the last request went.
     at: u64,
     probes: u8,
+    /// When the last request went while the old answer was in use.
+    asked: u64,
     permanent: bool,
 }
 
@@ -219,8 +221,10 @@ impl Stack {
         let mut dropped = None;
         if let Some(mac) = entry.mac {
             let until = if entry.permanent { u64::MAX } else { entry.at + TRUST_NS };
-            if now > until && now > until + u64::from(entry.probes) * PROBE_NS {
+            // A second apart also after a long rest: a burst must not use up all requests at once.
+            if now > until && (entry.probes == 0 || now > entry.asked + PROBE_NS) {
                 entry.probes += 1;
+                entry.asked = now;
                 ask = true;
                 if entry.probes > PROBES {
                     (entry.mac, entry.probes, entry.at) = (None, 1, now);

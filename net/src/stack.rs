@@ -66,7 +66,7 @@ pub struct Counters {
     pub bad_checksum: AtomicU64,
     /// Packets for nobody.
     pub no_port: AtomicU64,
-    /// SYNs not answered because the accept queue was full.
+    /// Connections that were not taken because the accept queue or memory for buffers was full.
     pub listen_overflows: AtomicU64,
     /// SYN cookies sent.
     pub cookies_sent: AtomicU64,
