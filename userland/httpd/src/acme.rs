@@ -53,6 +53,7 @@ pub fn run(config: &Config) -> Result<(), String> {
 
 async fn keep(acme: &Acme, all: &[Certificate]) -> Result<(), String> {
     let mut pause = AGAIN;
+    let mut said = false;
     loop {
         let mut failed = false;
         for c in all.iter().filter(|c| c.acme && due(&c.chain)) {
@@ -64,6 +65,10 @@ async fn keep(acme: &Acme, all: &[Certificate]) -> Result<(), String> {
                     println!("httpd: no certificate for {}: {why}; again in {} s", c.hosts.join(", "), pause.as_secs());
                 }
             }
+        }
+        if !failed && !said {
+            said = true;
+            println!("httpd: nothing more is due");
         }
         tokio::time::sleep(if failed { pause } else { LOOK }).await;
         pause = if failed { (pause * 2).min(LOOK) } else { AGAIN };
@@ -122,7 +127,7 @@ async fn order(acme: &Acme, c: &Certificate) -> Result<(), Failed> {
     if status != OrderStatus::Ready {
         return Err(format!("the authority did not find its challenge answered: the order is {status:?}").into());
     }
-    let key = rcgen::KeyPair::generate()?;
+    let key = key(&c.key)?;
     let mut params = rcgen::CertificateParams::new(c.hosts.clone())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     order.finalize_csr(params.serialize_request(&key)?.der()).await?;
@@ -131,9 +136,19 @@ async fn order(acme: &Acme, c: &Certificate) -> Result<(), Failed> {
     let first =
         CertificateDer::pem_slice_iter(chain.as_bytes()).next().ok_or("the authority sent no certificate")??;
     der::about(&first).ok_or("the authority's certificate cannot be read")?;
-    store(&c.key, key.serialize_pem().as_bytes(), 0o600)?;
     store(&c.chain, chain.as_bytes(), 0o644)?;
     Ok(())
+}
+
+/// The key in `file`, or a new one, stored there, if there is none that can be used. It outlives certificates: files that are
+/// replaced one after the other would not fit together if the machine stopped between them.
+fn key(file: &Path) -> Result<rcgen::KeyPair, Failed> {
+    if let Some(key) = std::fs::read_to_string(file).ok().and_then(|pem| rcgen::KeyPair::from_pem(&pem).ok()) {
+        return Ok(key);
+    }
+    let key = rcgen::KeyPair::generate()?;
+    store(file, key.serialize_pem().as_bytes(), 0o600)?;
+    Ok(key)
 }
 
 /// Files that answer challenges; they go when the order is over.
@@ -236,6 +251,21 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(2010, 1, 1);
         std::fs::write(&chain, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
         assert!(due(&chain));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_survives() {
+        let dir = std::env::temp_dir().join(format!("httpd-acme-key-{}", std::process::id()));
+        let file = dir.join("key.pem");
+        let made = key(&file).unwrap().serialize_pem();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), made);
+        assert_eq!(key(&file).unwrap().serialize_pem(), made);
+        // What is no key is replaced.
+        std::fs::write(&file, "garbage").unwrap();
+        let other = key(&file).unwrap().serialize_pem();
+        assert_ne!(other, made);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), other);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -74,13 +74,13 @@ pub struct Certificate {
     pub chain: PathBuf,
     /// The private key, in PEM.
     pub key: PathBuf,
-    /// Make a self-signed certificate if neither file is there.
+    /// Make a self-signed certificate if there is none.
     #[serde(default)]
     pub self_signed: bool,
     /// Hosts that it is for; also the names in a self-signed one.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Fetch it by ACME, for those hosts.
+    /// Fetch it by ACME, for those hosts. Until then a self-signed one is made, as by `self_signed`.
     #[serde(default)]
     pub acme: bool,
 }

@@ -35,7 +35,8 @@ impl Store {
         let mut entries = Vec::new();
         for (index, c) in from.iter().enumerate() {
             // A key without a certificate is what a power cut leaves between the two; it is used.
-            if c.self_signed && !c.chain.exists() {
+            // One to be fetched needs a server first, which answers the challenge.
+            if (c.self_signed || c.acme) && !c.chain.exists() {
                 make(c)?;
             }
             let current = RwLock::new((load(c, &reader.read(index, c)?)?, reader.stamp(index, c)));
@@ -154,16 +155,21 @@ fn make(c: &Certificate) -> Result<(), String> {
 
 /// Writes a file whole or not at all, and durably.
 pub fn store(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    let new = path.with_extension("new");
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(std::io::ErrorKind::InvalidFilename.into());
+    };
+    std::fs::create_dir_all(dir)?;
+    let mut new = name.to_owned();
+    new.push(".new");
+    let new = path.with_file_name(new);
     // Left over from an end in mid-write.
     let _ = std::fs::remove_file(&new);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&new, path)
+    std::fs::rename(&new, path)?;
+    // A name without a directory is in the current one.
+    std::fs::File::open(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })?.sync_all()
 }
 
 #[cfg(test)]
