@@ -19,6 +19,7 @@ use vfs::FileType::Regular;
 pub(super) const ENTRIES: &[Entry] = &[
     ("arp", Regular, || Node::text(arp)),
     ("dev", Regular, || Node::text(dev)),
+    ("netstat", Regular, || Node::text(netstat)),
     ("route", Regular, || Node::text(route)),
     ("tcp", Regular, || Node::text(|o| tcp(o, false))),
     ("tcp6", Regular, || Node::text(|o| tcp(o, true))),
@@ -57,6 +58,19 @@ fn dev(o: &mut Vec<u8>) -> Result<()> {
         .map_err(full)?;
     }
     Ok(())
+}
+
+/// Those of Linux's counters that are kept.
+fn netstat(o: &mut Vec<u8>) -> Result<()> {
+    let Some(stack) = stack() else { return Ok(()) };
+    let c = &stack.counters;
+    let [sent, ok, full_queues, timeouts] =
+        [&c.cookies_sent, &c.cookies_ok, &c.listen_overflows, &c.timeouts].map(|n| n.load(Relaxed));
+    writeln!(
+        Out(o),
+        "TcpExt: SyncookiesSent SyncookiesRecv ListenOverflows TCPAbortOnTimeout\nTcpExt: {sent} {ok} {full_queues} {timeouts}"
+    )
+    .map_err(full)
 }
 
 /// An address as the kernel's tables show it: words of memory in hexadecimal.
