@@ -124,7 +124,7 @@ impl Station {
         let socket = UnixDatagram::bind(dir.join("h"))?;
         socket.set_read_timeout(Some(TURN))?;
         // A machine that takes nothing any more must not hold the harness.
-        socket.set_write_timeout(Some(Duration::from_secs(5)))?;
+        socket.set_write_timeout(Some(Duration::from_secs(60)))?;
         let shared = Arc::new(Shared {
             socket,
             there: dir.join("q"),
@@ -154,7 +154,7 @@ impl Station {
         self.shared.advertise();
     }
 
-    /// Sends a frame of any kind; false if the machine did not take it for seconds.
+    /// Sends a frame of any kind; false if the machine did not take it for a minute.
     pub fn throw(&self, frame: &[u8]) -> bool {
         self.shared.socket.send_to(frame, &self.shared.there).is_ok()
     }
@@ -206,6 +206,11 @@ impl Station {
     pub fn alive(&self, all: &[Conn]) -> usize {
         let state = self.shared.lock();
         all.iter().filter(|c| state.flows.get(&c.0).is_some_and(|f| !f.opening && !f.closed && !f.reset)).count()
+    }
+
+    /// Sends on each of `all` what is not acknowledged, or nothing but an acknowledgement: the machine may have lost one.
+    pub fn nudge(&self, all: &[Conn]) {
+        all.iter().for_each(|c| self.shared.transmit(c.0));
     }
 
     /// Sends `bytes` and waits until what came since satisfies `right`, as the assertion `what`; that is taken and returned.
@@ -445,7 +450,7 @@ impl Shared {
         let mut answer = false;
         if flags & flag::RST != 0 {
             // Only what is in order: others may send resets on the cable's behalf.
-            f.reset = seq == f.next || f.opening;
+            f.reset |= if f.opening { ack == f.una.wrapping_add(1) } else { seq == f.next };
         } else if f.opening {
             if flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK && ack == f.una.wrapping_add(1) {
                 (f.opening, f.una, f.next) = (false, ack, seq.wrapping_add(1));

@@ -20,7 +20,6 @@ tls = true
 [[certificate]]
 chain = "/data/tls/cert.pem"
 key = "/data/tls/key.pem"
-self_signed = true
 acme = true
 hosts = ["harbour.test", "www.harbour.test"]
 [[route]]
@@ -34,6 +33,9 @@ directory = "https://127.0.0.1:14000/directory"
 root = "/run/root.pem"
 agree = true
 "#;
+
+/// How many starts of `httpd --acme` came to their rest.
+const ROUNDS: &str = "svc log acme | grep -c 'nothing more is due'";
 
 /// The case. The authority looks for answers at `port`: another than httpd's, for the control.
 pub fn fetched(c: &mut Context<'_>, smp: u32, port: u16) -> Outcome {
@@ -75,12 +77,16 @@ pub fn fetched(c: &mut Context<'_>, smp: u32, port: u16) -> Outcome {
     expect("n4.acme_served", &[&strict[..], &[&url("www.harbour.test")]].concat(), |g| {
         g.exit == 0 && g.status() == 200 && g.text() == "well\n"
     })?;
+    until(&mut sh, "n4.acme_rests", ROUNDS, "1")?;
     let modes = sh.ok("stat -c '%a %U' /data/tls/key.pem /data/acme/account.json; ls -A /run/acme")?;
     check(modes.trim() == "600 root\n600 root", "n4.acme_files", || modes.clone())?;
     // Nothing is due any more, and the other name is in it as well.
-    sh.ok("svc restart acme; svc restart httpd; sleep 1")?;
+    sh.ok("svc restart acme")?;
+    until(&mut sh, "n4.acme_rests", ROUNDS, "2")?;
     let log = sh.ok("svc log acme")?;
     check(log.matches("cert.pem is for").count() == 1, "n4.acme_once", || log.clone())?;
+    sh.ok("svc stop httpd; svc start httpd")?;
+    until(&mut sh, "n4.acme_kept", "wget -q -O - http://127.0.0.1/ 2>/dev/null", "well")?;
     expect("n4.acme_kept", &[&strict[..], &[&url("harbour.test")]].concat(), |g| g.exit == 0 && g.status() == 308)?;
     sh.poweroff()
 }

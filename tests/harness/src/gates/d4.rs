@@ -274,9 +274,13 @@ fn kills(c: &mut Context<'_>, smp: u32, times: usize, words: &str) -> Outcome {
             check(status == 0, "d4.clean", || format!("SEED={seed}: {text}"))?;
             break;
         }
+        if !words.is_empty() {
+            // The control must lose whole files: a commit by time would keep names while their content waits.
+            sh.ok("mount -o remount,commit=300 /data && grep ' /data .*commit=300' /proc/mounts")?;
+        }
         let dir = format!("/data/{life}");
         sh.ok(&format!("mkdir {dir}"))?;
-        let enough = 20 + rng.below(60) as usize;
+        let enough = 20 + if words.is_empty() { rng.below(60) as usize } else { 0 };
         let acks = work(sh, &disk, &dir, enough)?;
 
         let log = Log::read(&disk)?;

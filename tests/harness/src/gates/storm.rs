@@ -40,7 +40,7 @@ struct Storm {
     limit: Duration,
 }
 
-/// The case; `words` break the machine for a control, which waits `limit` for its connection and no longer.
+/// The case; `words` break the machine for a control, which waits `limit` for its connection after the flood and no longer.
 pub fn storm(c: &mut Context<'_>, smp: u32, words: &str, limit: Option<u64>) -> Outcome {
     let mut station = Station::new()?;
     let mut config = c.config(smp);
@@ -56,16 +56,19 @@ pub fn storm(c: &mut Context<'_>, smp: u32, words: &str, limit: Option<u64>) -> 
     let mut sh = c.boot(&config)?;
     sh.ok("ip -6 addr add fd05::2/64 dev eth0")?;
     until(&mut sh, "n2.storm_boot", "wget -q -O - http://127.0.0.1/healthz", "well")?;
+    // The scan wants to find it.
+    until(&mut sh, "n2.storm_boot", "cat /proc/net/tcp /proc/net/tcp6", ":0016 ")?;
     crate::net::addresses_checked(&mut sh)?;
     let old = station.connect("n2.storm_before", MACHINE_FOUR.into(), 80, LIMIT)?;
-    let limit = limit.map_or(LIMIT, Duration::from_secs);
-    let mut s = Storm { station, sh, old, random: Random(20), limit };
+    let mut s = Storm { station, sh, old, random: Random(20), limit: LIMIT };
     s.well("before", &["n2.storm_before"; 3])?;
     let before = s.available()?;
     s.scan()?;
     s.well("scan", &["n2.scan_old", "n2.scan_new", "n2.scan_new_six"])?;
     s.flood()?;
+    s.limit = limit.map_or(LIMIT, Duration::from_secs);
     s.well("flood", &["n2.flood_old", "n2.flood_new", "n2.flood_new_six"])?;
+    s.limit = LIMIT;
     s.datagrams()?;
     s.well("datagrams", &["n2.datagrams_old", "n2.datagrams_new", "n2.datagrams_new_six"])?;
     s.lies()?;
@@ -140,7 +143,7 @@ impl Storm {
 
     /// Sends a frame, and now and then a request on the old connection.
     fn throw(&self, n: usize, frame: &[u8]) -> Outcome {
-        check(self.station.throw(frame), "n2.takes_frames", || format!("frame {n} was not taken for seconds"))?;
+        check(self.station.throw(frame), "n2.takes_frames", || format!("frame {n} was not taken for a minute"))?;
         if n % 4000 == 3999 {
             self.station.ask("n2.goes_on", self.old, "/healthz", LIMIT)?;
         }
