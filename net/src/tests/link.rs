@@ -60,3 +60,22 @@ fn neighbours_are_learnt_by_asking_only() {
     assert!(echo(&p, "10.0.0.1", "10.0.0.2", 1));
     assert_eq!(p.stacks[1].neighbours.list(0).len(), 1);
 }
+
+#[test]
+fn a_burst_after_a_rest_does_not_forget_a_neighbour() {
+    let p = Pair::new(3, Faults::default());
+    let known = || p.stacks[0].neighbours.list(p.world.now())[0].mac.is_some();
+    assert!(echo(&p, "10.0.0.1", "10.0.0.2", 1));
+    p.run(120_000);
+    p.world.faults.lock().unwrap().loss = 1000;
+    for _ in 0..10 {
+        assert!(!echo(&p, "10.0.0.1", "10.0.0.2", 1));
+    }
+    assert!(known());
+    // Three requests, a second apart, are too many.
+    for _ in 0..3 {
+        p.run(1100);
+        echo(&p, "10.0.0.1", "10.0.0.2", 1);
+    }
+    assert!(!known());
+}

@@ -351,6 +351,22 @@ fn ports_are_exclusive_unless_shared() {
 }
 
 #[test]
+fn a_handshake_without_memory_is_finished_later() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let p = Pair::new(10, Faults::default());
+    let (l, _lease) = listen(&p.stacks[1], "0.0.0.0", 80, 16);
+    let all = Limits::default().buffers;
+    p.stacks[1].buffered.fetch_add(all, Relaxed);
+    let c = p.stacks[0].connect(None, (ip("10.0.0.2"), 80), &TcpOptions::default()).unwrap();
+    p.run(500);
+    assert_eq!((l.queued(), p.stacks[1].counters.listen_overflows.load(Relaxed)), ((0, 1), 1));
+    p.stacks[1].buffered.fetch_sub(all, Relaxed);
+    assert!(p.run_until(10, || l.queued().0 == 1));
+    let s = l.accept().unwrap();
+    transfer(&p, (&p.stacks[0], &c), (&p.stacks[1], &s), 10_000, 100).unwrap();
+}
+
+#[test]
 fn buffers_count_against_a_limit() {
     let limits = Limits { buffers: 100_000, ..Limits::default() };
     let p = Pair::with_limits(11, Faults::default(), limits);
