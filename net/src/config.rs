@@ -216,8 +216,8 @@ impl Config {
         found.or_else(|| family().next()).map(|a| a.0)
     }
 
-    /// The way to `dst`, by interface `bound` if that is not 0. `ENETUNREACH`, `EADDRNOTAVAIL` (no address of that
-    /// family), `ENODEV`, `ENETDOWN`.
+    /// The way to `dst`, by interface `bound` if that is not 0. `ENETUNREACH`, `EADDRNOTAVAIL` (no usable address
+    /// of that family), `ENODEV`, `ENETDOWN`.
     pub fn route(&self, dst: IpAddr, bound: u32) -> Result<Hop> {
         if self.is_local(dst) {
             let i = self.interface(LOOPBACK).ok_or(Errno::ENETUNREACH)?;
@@ -238,8 +238,10 @@ impl Config {
             let on_link = multicast || link_local || i.addrs.iter().any(|a| matches(a.0, dst, a.1));
             let gateway = self.best(dst, i.netif.index).and_then(|r| r.gateway);
             let next = if on_link { dst } else { gateway.unwrap_or(dst) };
-            let any: IpAddr = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            return Ok(Hop { netif: i.netif.clone(), next, source: self.source(i, dst).unwrap_or(any) });
+            // Of IPv4 something may be sent before there is an address (DHCP); of IPv6 nothing that a route is looked up for.
+            let any = dst.is_ipv4().then_some(Ipv4Addr::UNSPECIFIED.into());
+            let source = self.source(i, dst).or(any).ok_or(Errno::EADDRNOTAVAIL)?;
+            return Ok(Hop { netif: i.netif.clone(), next, source });
         }
         let route = self.best(dst, 0).ok_or(Errno::ENETUNREACH)?;
         let i = self.interface(route.index).ok_or(Errno::ENETUNREACH)?;
@@ -347,6 +349,9 @@ impl Stack {
             Ok((risen && netif.device.is_some()).then_some(netif))
         })
         .map(|risen| {
+            if !up {
+                self.forget_routers(index);
+            }
             if let Some(netif) = risen {
                 self.announce(&netif);
                 self.ask_for_addresses(&netif, None);

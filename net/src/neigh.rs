@@ -52,6 +52,9 @@ struct Entry {
     permanent: bool,
 }
 
+/// An entry that was taken out.
+type Gone = ((u32, IpAddr), Entry);
+
 struct Table {
     entries: HashMap<(u32, IpAddr), Entry, Key>,
     waiting: usize,
@@ -65,12 +68,12 @@ impl Table {
     }
 
     /// Makes room for one more; what had to go.
-    fn make_room(&mut self) -> Option<Entry> {
+    fn make_room(&mut self) -> Option<Gone> {
         if self.entries.len() < MAX {
             return None;
         }
         let stalest = self.entries.iter().filter(|e| !e.1.permanent).min_by_key(|e| e.1.at).map(|e| *e.0)?;
-        self.remove(&stalest)
+        Some((stalest, self.remove(&stalest)?))
     }
 
     /// Lets a packet wait; which one had to go for it.
@@ -133,16 +136,6 @@ impl Neighbours {
         let table = Table { entries: HashMap::with_hasher(key), waiting: 0 };
         let copies = core::array::from_fn(|_| SpinLock::new(&COPIES, HashMap::with_hasher(key)));
         Neighbours { table: SpinLock::new(&CLASS, table), copies }
-    }
-
-    /// Forgets those of an interface that were not set by hand.
-    pub(crate) fn forget(&self, index: u32) {
-        let mut table = self.table.lock();
-        let own = table.entries.iter().filter(|e| e.0.0 == index && !e.1.permanent);
-        let keys: Vec<_> = own.map(|e| *e.0).collect();
-        let gone: Vec<_> = keys.iter().filter_map(|k| table.remove(k)).collect();
-        drop(table);
-        drop(gone);
     }
 
     /// All of them; `now` in nanoseconds tells which are stale.
@@ -245,7 +238,10 @@ impl Stack {
             dropped = table.wait(key, packet);
             drop(table);
         }
-        drop((evicted, dropped));
+        drop(dropped);
+        if let Some(gone) = evicted {
+            self.tell_gone(&gone);
+        }
         if ask {
             self.solicit(&hop.netif, hop.next, hop.source);
             self.timers.arm(&*self.env, now + PROBE_NS, Target::Neighbour(hop.netif.clone(), hop.next));
@@ -268,10 +264,30 @@ impl Stack {
             self.timers.arm(&*self.env, now + PROBE_NS, Target::Neighbour(netif.clone(), addr));
             return;
         }
-        let lost = table.remove(&key).map(|e| e.waiting).unwrap_or_default();
+        let lost = table.remove(&key);
         drop(table);
-        for p in lost {
+        let Some(lost) = lost.map(|e| (key, e)) else { return };
+        self.tell_gone(&lost);
+        for p in lost.1.waiting {
             self.unreachable(p.bytes());
+        }
+    }
+
+    /// Tells that a neighbour was forgotten.
+    fn tell_gone(&self, ((index, addr), e): &Gone) {
+        let state = if e.mac.is_some() { State::Stale } else { State::Incomplete };
+        self.tell_neighbour(&Neighbour { index: *index, addr: *addr, mac: e.mac, state }, true);
+    }
+
+    /// Forgets neighbours of an interface that were not set by hand.
+    pub(crate) fn forget_neighbours(&self, index: u32) {
+        let mut table = self.neighbours.table.lock();
+        let own = table.entries.iter().filter(|e| e.0.0 == index && !e.1.permanent);
+        let keys: Vec<_> = own.map(|e| *e.0).collect();
+        let gone: Vec<Gone> = keys.iter().filter_map(|k| Some((*k, table.remove(k)?))).collect();
+        drop(table);
+        for g in &gone {
+            self.tell_gone(g);
         }
     }
 
@@ -280,6 +296,11 @@ impl Stack {
         if addr.is_unspecified() || addr.is_multicast() || mac[0] & 1 != 0 {
             return;
         }
+        self.learn_as(netif, addr, mac, create, None);
+    }
+
+    /// As [`Stack::learn`]; `by_hand` says whether somebody has set it, and for ever.
+    fn learn_as(&self, netif: &Arc<NetIf>, addr: IpAddr, mac: [u8; 6], create: bool, by_hand: Option<bool>) {
         let now = self.env.now_ns();
         let mut table = self.neighbours.table.lock();
         let key = (netif.index, addr);
@@ -288,19 +309,21 @@ impl Stack {
             return;
         }
         let entry = table.entries.entry(key).or_default();
-        if entry.permanent {
+        if entry.permanent && by_hand.is_none() {
             return;
         }
-        let moved = entry.mac != Some(mac);
+        let permanent = by_hand.unwrap_or(false);
+        let moved = entry.mac != Some(mac) || entry.permanent != permanent;
         let waiting = core::mem::take(&mut entry.waiting);
-        *entry = Entry { mac: Some(mac), at: now, ..Entry::default() };
+        *entry = Entry { mac: Some(mac), at: now, permanent, ..Entry::default() };
         table.waiting -= waiting.len();
         drop(table);
         if moved && known {
             self.bump();
         }
         if moved {
-            let n = Neighbour { index: netif.index, addr, mac: Some(mac), state: State::Reachable };
+            let state = if permanent { State::Permanent } else { State::Reachable };
+            let n = Neighbour { index: netif.index, addr, mac: Some(mac), state };
             self.tell_neighbour(&n, false);
         }
         for p in waiting {
@@ -319,13 +342,12 @@ impl Stack {
         if table.entries.len() > MAX {
             return Err(Errno::ENOBUFS);
         }
-        table.entries.entry(key).or_default().permanent = false;
+        table.entries.entry(key).or_default();
         drop(table);
-        drop(gone);
-        self.learn(netif, addr, mac, true);
-        if let Some(entry) = self.neighbours.table.lock().entries.get_mut(&key) {
-            entry.permanent = permanent;
+        if let Some(gone) = gone {
+            self.tell_gone(&gone);
         }
+        self.learn_as(netif, addr, mac, true, Some(permanent));
         self.bump();
         Ok(())
     }
@@ -343,7 +365,8 @@ impl Stack {
     fn solicit(&self, netif: &Arc<NetIf>, addr: IpAddr, source: IpAddr) {
         match (addr, source) {
             (IpAddr::V4(a), IpAddr::V4(s)) => self.send_arp(netif, 1, [0xff; 6], [0; 6], s, a),
-            (IpAddr::V6(a), IpAddr::V6(s)) => self.send_nd(netif, 135, s, solicited(a), a, None),
+            // Asked from no address it would be the check whether the neighbour's is free.
+            (IpAddr::V6(a), IpAddr::V6(s)) if !s.is_unspecified() => self.send_nd(netif, 135, s, solicited(a), a, None),
             _ => {}
         }
     }

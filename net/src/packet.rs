@@ -29,6 +29,9 @@ pub struct Packet {
     pub csum: Option<(u16, u16)>,
     /// Others follow at once: the device need not look before [`crate::NetDevice::flush`] was called.
     pub more: bool,
+    /// The CPU whose queue of the device it goes by, so that a burst stays in order when its sender migrates; `None`: the
+    /// one that sends it.
+    pub cpu: Option<usize>,
 }
 
 impl Packet {
@@ -36,7 +39,7 @@ impl Packet {
     pub fn new(len: usize) -> Packet {
         let mut buf = Buffer::new(HEADROOM + len);
         buf.fill(0);
-        Packet { buf, start: HEADROOM, csum: None, more: false }
+        Packet { buf, start: HEADROOM, csum: None, more: false, cpu: None }
     }
 
     /// As [`Packet::new`], for who writes all of the payload: there is anything in those bytes.
@@ -45,7 +48,7 @@ impl Packet {
         // What a header leaves out must not be another's bytes.
         let headers = buf.len().min(HEADERS);
         buf[..headers].fill(0);
-        Packet { buf, start: HEADROOM, csum: None, more: false }
+        Packet { buf, start: HEADROOM, csum: None, more: false, cpu: None }
     }
 
     /// A copy of `bytes`.

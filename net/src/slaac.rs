@@ -75,7 +75,7 @@ impl Autoconf {
 impl Stack {
     /// The link of an interface came or went: neighbours and ways are looked for anew.
     pub fn link_changed(&self, index: u32, up: bool) {
-        self.neighbours.forget(index);
+        self.forget_neighbours(index);
         self.bump();
         let config = self.config();
         if let Some(i) = config.interface(index) {
@@ -125,6 +125,11 @@ impl Stack {
             let at = self.env.now_ns() + 4 * SEC;
             self.timers.arm(&*self.env, at, Target::Routers(netif.clone(), attempt + 1));
         }
+    }
+
+    /// The interface went down, and with it its ways: routers are asked for anew when it comes up.
+    pub(crate) fn forget_routers(&self, index: u32) {
+        self.autoconf.leases.lock().retain(|l| !matches!(l.0, Lease::Router(n, _) if n == index));
     }
 
     /// Takes prefixes and the router from an advertisement; `m` is the message.

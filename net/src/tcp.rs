@@ -224,19 +224,24 @@ impl Tcp {
     }
 }
 
-/// Sends segments of a connection, in this order.
+/// Sends segments of a connection, in this order; without a way they are lost.
 pub(crate) fn send_segments(stack: &Stack, mut all: Vec<Packet>, hop: Option<&Hop>, mtu: usize) {
     if stack.sabotaged(Sabotage::ACKS) {
         all.retain(|p| !is_bare_ack(p));
     }
     let Some(last) = all.len().checked_sub(1) else { return };
+    let Some(hop) = hop else { return stack.count(|c| &c.unreachable) };
+    // Of pieces, too, all but the last are held.
+    let mut held = last > 0;
+    // The sender may come to another CPU in between.
+    let cpu = platform::cpu_id();
     for (i, mut p) in all.into_iter().enumerate() {
         p.more = i < last;
+        p.cpu = Some(cpu);
+        held |= p.bytes().len() > mtu;
         send_segment(stack, p, hop, mtu);
     }
-    if last > 0
-        && let Some(hop) = hop
-    {
+    if held {
         hop.netif.flush();
     }
 }
@@ -248,12 +253,8 @@ fn is_bare_ack(p: &Packet) -> bool {
 }
 
 /// Sends a segment of a connection. A path that carries less than the segment was made for gets it in pieces.
-fn send_segment(stack: &Stack, p: Packet, hop: Option<&Hop>, mtu: usize) {
+fn send_segment(stack: &Stack, p: Packet, hop: &Hop, mtu: usize) {
     let Some(ip) = packet::parse_ip(p.bytes()) else { return };
-    let Some(hop) = hop else {
-        let _ = stack.output(p);
-        return;
-    };
     if p.bytes().len() <= mtu || stack.sabotaged(Sabotage::PATH_MTU) {
         let _ = stack.output_by(p, &ip, hop);
         return;
@@ -272,6 +273,7 @@ fn send_segment(stack: &Stack, p: Packet, hop: Option<&Hop>, mtu: usize) {
         if (i + 1) * step < payload.len() {
             b[13] &= !(packet::FIN | 8);
         }
+        q.cpu = p.cpu;
         q.more = p.more || (i + 1) * step < payload.len();
         let Some(ip) = packet::parse_ip(q.bytes()) else { return };
         let _ = stack.output_by(q, &ip, hop);
@@ -383,6 +385,9 @@ impl Stack {
         let addr = local.map(|l| l.0).filter(|a| !a.is_unspecified()).unwrap_or(hop.source);
         if addr.is_ipv4() != remote.0.is_ipv4() {
             return Err(Errno::EINVAL);
+        }
+        if addr.is_unspecified() {
+            return Err(Errno::EADDRNOTAVAIL);
         }
         if let Some(port) = local.map(|l| l.1).filter(|p| *p != 0) {
             let tuple = Tuple { local: (addr, port), remote };

@@ -204,7 +204,20 @@ TEST(connect_without_waiting_begins) {
     CHECK(poll(&p, 1, 5000) == 1 && (p.revents & (POLLERR | POLLHUP)) == (POLLERR | POLLHUP), "%x", p.revents);
     CHECK(get(c, SOL_SOCKET, SO_ERROR) == ECONNREFUSED);
     CHECK(get(c, SOL_SOCKET, SO_ERROR) == 0);
+    // That it failed is said once more; then it begins anew.
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), ECONNABORTED);
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), EINPROGRESS);
+    CHECK(poll(&p, 1, 5000) == 1 && (p.revents & (POLLERR | POLLHUP)) == (POLLERR | POLLHUP), "%x", p.revents);
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), ECONNREFUSED);
+    l = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    set(l, SOL_SOCKET, SO_REUSEADDR, 1);
+    MUST(bind(l, (void *)&a, sizeof a));
+    MUST(listen(l, 4));
+    CHECK_ERR(connect(c, (void *)&a, sizeof a), EINPROGRESS);
+    CHECK(poll(&p, 1, 5000) == 1 && p.revents == POLLOUT);
+    CHECK(connect(c, (void *)&a, sizeof a) == 0);
     close(c);
+    close(l);
 }
 
 TEST(blocking_calls_end) {

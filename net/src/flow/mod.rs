@@ -272,7 +272,8 @@ impl Flow {
         r
     }
 
-    /// The way to the peer, looked up again when something has changed.
+    /// The way to the peer, looked up again when something has changed. None also while this host may not use its own address:
+    /// it is being checked again, or another has it.
     fn hop(&self, stack: &Stack, inner: &mut Inner) -> Option<Hop> {
         let generation = stack.generation();
         if let Some((g, hop)) = &inner.hop
@@ -280,7 +281,11 @@ impl Flow {
         {
             return Some(hop.clone());
         }
-        let hop = stack.config().route(self.tuple.remote.0, inner.options.bound).ok()?;
+        let config = stack.config();
+        let hop = config.route(self.tuple.remote.0, inner.options.bound).ok()?;
+        if self.tuple.local.0.is_ipv6() && !config.is_local(self.tuple.local.0) {
+            return None;
+        }
         inner.hop = Some((generation, hop.clone()));
         Some(hop)
     }

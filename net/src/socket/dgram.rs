@@ -420,6 +420,9 @@ impl Socket for Datagrams {
         if from.is_ipv4() != to.0.is_ipv4() {
             return Err(Errno::ENETUNREACH);
         }
+        if from.is_ipv6() && !config.is_local(from) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
         if self.is_udp() {
             self.stack.udp_send(&hop, (from, port), to, &bytes, common.hops(to.0), common.tos)?;
         } else {

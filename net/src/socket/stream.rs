@@ -214,7 +214,11 @@ impl Socket for Stream {
             return Err(Errno::EINPROGRESS);
         }
         let timeout = self.inner.lock().common.snd_timeout;
-        let r = wait(&self.writable, nonblock, timeout, || Self::outcome(&flow));
+        let r = wait(&self.writable, nonblock, timeout, || match Self::outcome(&flow) {
+            // It has failed, and SO_ERROR told why: so much is said once, and the next call begins anew (as Linux).
+            Ok(()) if flow.status().state == State::Closed => Err(Errno::ECONNABORTED),
+            r => r,
+        });
         let mut inner = self.inner.lock();
         match r {
             Ok(()) => inner.connected = true,

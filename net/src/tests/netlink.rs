@@ -125,8 +125,19 @@ fn groups_are_told_of_changes() {
     assert_eq!(kinds(&all), [(20, 10)]);
     let other = ip("10.0.0.2");
     st.set_neighbour_address(&p.ifs[0], other, [2, 0, 0, 0, 0, 9], true).unwrap();
+    let told = recv(&all).unwrap();
+    assert_eq!((told[4], told[24]), (28, 0x80), "permanent from the beginning");
     st.remove_neighbour(index, other).unwrap();
-    assert_eq!(kinds(&all), [(28, 2), (29, 2)]);
+    assert_eq!(kinds(&all), [(29, 2)]);
+    // The link went: neighbours that were not set for ever go with it, and one that never answered goes by itself.
+    st.set_neighbour_address(&p.ifs[0], other, [2, 0, 0, 0, 0, 9], false).unwrap();
+    st.link_changed(index, false);
+    assert_eq!(kinds(&all), [(28, 2), (29, 2), (16, 0)]);
+    st.link_changed(index, true);
+    kinds(&all);
+    st.connect(None, (ip("10.0.0.77"), 9), &crate::tcp::TcpOptions::default()).unwrap();
+    p.run(5000);
+    assert_eq!(kinds(&all).iter().filter(|k| k.0 == 29).count(), 1);
     st.set_up(index, false).unwrap();
     assert_eq!(kinds(&all).first(), Some(&(16, 0)));
     some.set_option(270, 2, &5u32.to_ne_bytes(), &ROOT).unwrap();

@@ -567,7 +567,7 @@ impl NetDevice for VirtioNet {
         if self.dead.load(Ordering::Acquire) || !self.link_up() {
             return false;
         }
-        let index = platform::cpu_id() % self.pairs.len();
+        let index = frame.cpu.unwrap_or_else(platform::cpu_id) % self.pairs.len();
         let Some(pair) = self.pairs.get(index) else { return false };
         if frame.more {
             // Whoever sends the last one, or flushes, puts all of them into the ring.
