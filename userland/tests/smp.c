@@ -44,6 +44,9 @@ TEST(affinity_calls) {
     CHECK_ERR(syscall(SYS_sched_getaffinity, 0, 1, mask), EINVAL);
     CHECK_ERR(syscall(SYS_sched_getaffinity, 999999, sizeof mask, mask), ESRCH);
     CHECK_ERR(syscall(SYS_sched_getaffinity, -1, sizeof mask, mask), ESRCH);
+    CHECK_ERR(syscall(SYS_getpriority, PRIO_PGRP, -5), ESRCH);
+    struct rlimit limit;
+    CHECK_ERR(syscall(SYS_prlimit64, -1, RLIMIT_NOFILE, NULL, &limit), ESRCH);
     CHECK_ERR(syscall(SYS_sched_setaffinity, 999999, sizeof mask, mask), ESRCH);
     CHECK_ERR(syscall(SYS_sched_setaffinity, 0, sizeof mask, (void *)8), EFAULT);
     CHECK(ncpu() == n, "a refusal changed the mask");

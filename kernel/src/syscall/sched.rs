@@ -190,7 +190,8 @@ fn priority_targets(which: i32, who: i32) -> Result<Vec<Arc<Thread>>> {
             let tree = TREE.lock();
             let group = match Pid::from_arg(who) {
                 Some(p) => tree.group(p).cloned(),
-                None => me.process.links.get(&tree).group.clone(),
+                None if who == 0 => me.process.links.get(&tree).group.clone(),
+                None => None,
             };
             for p in group.iter().flat_map(|g| g.members(&tree)) {
                 found.extend(p.signals.lock().threads.iter().cloned());

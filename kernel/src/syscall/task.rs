@@ -400,7 +400,8 @@ fn prlimit64(pid: i32, kind: u32, new: UserAddr, old: UserAddr) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let target = match Pid::from_arg(pid) {
-        None => me.process.clone(),
+        None if pid == 0 => me.process.clone(),
+        None => return Err(Errno::ESRCH),
         Some(p) => TREE.lock().process(p).cloned().ok_or(Errno::ESRCH)?,
     };
     if !Arc::ptr_eq(&target, &me.process) && !me.creds().has(cap::SYS_RESOURCE) {
