@@ -57,6 +57,101 @@ TEST(shm_is_shared) {
     CHECK_ERR(shmat(segment, NULL, 0), EINVAL);
 }
 
+static long attached(void) {
+    struct shmid_ds ds;
+    MUST(shmctl(segment, IPC_STAT, &ds));
+    return ds.shm_nattch;
+}
+static void waits(int fd) {
+    char c;
+    MUST(read(fd, &c, 1));
+}
+static void runs_another(int fd) { execl("/bin/sleep", "sleep", "50", NULL); }
+TEST(shm_goes_with_its_last_mapping) {
+    struct shmid_ds ds;
+    int told[2], execs[2], status;
+    char c;
+    MUST(pipe(told));
+    segment = MUST(shmget(IPC_PRIVATE, 3 * PAGE, 0600));
+    CHECK(attached() == 0);
+    char *p = shmat(segment, NULL, 0);
+    CHECK(attached() == 1);
+    pid_t pid = child_that(waits, told[0]);
+    CHECK(attached() == 2);
+    MUST(munmap(p + PAGE, PAGE));
+    CHECK(attached() == 3, "%ld", attached()); // two areas here, one there
+    MUST(shmdt(p));
+    CHECK_ERR(shmdt(p), EINVAL);
+    CHECK(attached() == 1);
+    MUST(shmctl(segment, IPC_RMID, NULL));
+    CHECK(attached() == 1);
+    p = shmat(segment, NULL, 0); // removed, and in use still
+    CHECK(attached() == 2);
+    MUST(shmdt(p));
+    MUST(write(told[1], "", 1));
+    ends_well(pid);
+    CHECK_ERR(shmctl(segment, IPC_STAT, &ds), EINVAL);
+
+    for (int how = 0; how < 3; how++) {
+        segment = MUST(shmget(IPC_PRIVATE, PAGE, 0600));
+        p = shmat(segment, NULL, 0);
+        *p = 1;
+        MUST(pipe2(execs, O_CLOEXEC));
+        pid = child_that(how == 1 ? runs_another : waits, told[0]);
+        close(execs[1]);
+        MUST(shmctl(segment, IPC_RMID, NULL));
+        if (how == 2) kill(pid, SIGKILL), MUST(waitpid(pid, &status, 0));
+        if (how == 1) CHECK(read(execs[0], &c, 1) == 0);
+        CHECK(attached() == (how == 0 ? 2 : 1), "%d: %ld", how, attached());
+        MUST(how == 0 ? munmap(p, PAGE) : shmdt(p));
+        if (how == 0) {
+            MUST(write(told[1], "", 1));
+            ends_well(pid);
+        }
+        CHECK_ERR(shmctl(segment, IPC_STAT, &ds), EINVAL);
+        if (how == 1) kill(pid, SIGKILL), MUST(waitpid(pid, &status, 0));
+        close(execs[0]);
+    }
+    segment = MUST(shmget(IPC_PRIVATE, PAGE, 0600));
+    MUST(shmctl(segment, IPC_RMID, NULL));
+    CHECK_ERR(shmctl(segment, IPC_STAT, &ds), EINVAL);
+}
+
+TEST(identifiers_and_owners) {
+    struct shmid_ds s;
+    struct semid_ds e;
+    struct msqid_ds q;
+    int old = MUST(shmget(IPC_PRIVATE, PAGE, 0600));
+    MUST(shmctl(old, IPC_RMID, NULL));
+    int id = MUST(shmget(IPC_PRIVATE, PAGE, 0600));
+    CHECK(id != old);
+    CHECK_ERR(shmctl(old, IPC_STAT, &s), EINVAL);
+    MUST(shmctl(id, IPC_STAT, &s));
+    s.shm_perm.uid = -1;
+    CHECK_ERR(shmctl(id, IPC_SET, &s), EINVAL);
+    MUST(shmctl(id, IPC_RMID, NULL));
+
+    old = MUST(semget(IPC_PRIVATE, 1, 0600));
+    MUST(SEMCTL(old, 0, IPC_RMID, 0));
+    id = MUST(semget(IPC_PRIVATE, 1, 0600));
+    CHECK(id != old);
+    CHECK_ERR(SEMCTL(old, 0, IPC_STAT, &e), EINVAL);
+    MUST(SEMCTL(id, 0, IPC_STAT, &e));
+    e.sem_perm.gid = -1;
+    CHECK_ERR(SEMCTL(id, 0, IPC_SET, &e), EINVAL);
+    MUST(SEMCTL(id, 0, IPC_RMID, 0));
+
+    old = MUST(msgget(IPC_PRIVATE, 0600));
+    MUST(msgctl(old, IPC_RMID, NULL));
+    id = MUST(msgget(IPC_PRIVATE, 0600));
+    CHECK(id != old);
+    CHECK_ERR(msgctl(old, IPC_STAT, &q), EINVAL);
+    MUST(msgctl(id, IPC_STAT, &q));
+    q.msg_perm.uid = -1;
+    CHECK_ERR(msgctl(id, IPC_SET, &q), EINVAL);
+    MUST(msgctl(id, IPC_RMID, NULL));
+}
+
 TEST(shm_keys_and_errors) {
     key_t key = 0x5e5e0000 + getpid();
     CHECK_ERR(shmget(key, 4096, 0), ENOENT);
@@ -198,6 +293,19 @@ TEST(sem_undo) {
     MUST(SEMCTL(set, 0, IPC_RMID, 0));
 }
 
+// All together take a bounded part of memory.
+TEST(sem_sets_end) {
+    static int ids[32001];
+    int n = 0;
+    if (!on_berth()) return;
+    do ids[n] = semget(IPC_PRIVATE, 1000, 0600);
+    while (ids[n] != -1 && ++n < 32001);
+    CHECK(n > 100 && n < 32001 && errno == ENOSPC, "%d sets, %s", n, strerror(errno));
+    while (n > 0) MUST(SEMCTL(ids[--n], 0, IPC_RMID, 0));
+    set = MUST(semget(IPC_PRIVATE, 1000, 0600));
+    MUST(SEMCTL(set, 0, IPC_RMID, 0));
+}
+
 static int queue;
 struct text { long type; char s[8200]; };
 static void send_one(int type) {
@@ -230,6 +338,8 @@ TEST(messages) {
         m.type = 5 - i, m.s[0] = '0' + i;
         MUST(msgsnd(queue, &m, i, 0));
     }
+    long n = msgrcv(queue, &m, 100, 1, 040000 | IPC_NOWAIT); // MSG_COPY, which a Linux may lack
+    CHECK((n == 2 && m.type == 3 && m.s[0] == '2') || (n == -1 && errno == ENOSYS), "%ld", n);
     CHECK(msgrcv(queue, &m, 100, 3, 0) == 2 && m.type == 3 && m.s[0] == '2');
     CHECK(msgrcv(queue, &m, 100, -3, 0) == 4 && m.type == 1);
     CHECK_ERR(msgrcv(queue, &m, 0, 0, 0), E2BIG);
@@ -287,4 +397,4 @@ TEST(together) {
     MUST(SEMCTL(set, 0, IPC_RMID, 0));
 }
 
-MAIN(T(shm_is_shared), T(shm_keys_and_errors), T(sem_operations_are_whole), T(sem_sleepers), T(sem_undo), T(messages), T(together))
+MAIN(T(shm_is_shared), T(shm_goes_with_its_last_mapping), T(identifiers_and_owners), T(shm_keys_and_errors), T(sem_operations_are_whole), T(sem_sleepers), T(sem_undo), T(sem_sets_end), T(messages), T(together))

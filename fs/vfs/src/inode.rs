@@ -56,6 +56,12 @@ pub trait Mappable: Send + Sync {
         self.len() == 0
     }
 
+    /// Another mapping of it was made: by mmap, by fork, or by cutting one in two. Takes spin locks only.
+    fn mapped(&self) {}
+
+    /// A mapping went, for whatever reason. Takes spin locks only; whoever calls still holds a reference.
+    fn unmapped(&self) {}
+
     /// Device and inode number, for `/proc/PID/maps`.
     fn identity(&self) -> (u64, u64) {
         (0, 0)

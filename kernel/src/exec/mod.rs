@@ -15,7 +15,7 @@
 pub mod stack;
 
 use crate::mm::space::Limits;
-use crate::mm::{AddressSpace, Backing, MapRequest, Mappable, Place, Prot, VmFlags};
+use crate::mm::{AddressSpace, Backing, MapRequest, Mappable, Mapped, Place, Prot, VmFlags};
 use abi::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -282,7 +282,7 @@ fn map_segment(
             len: (mapped_end - start) as usize,
             prot,
             flags: VmFlags::empty(),
-            backing: Backing::Object { object: object.clone(), offset: s.offset - vaddr % PAGE },
+            backing: Backing::Object { object: Mapped::new(object.clone()), offset: s.offset - vaddr % PAGE },
             populate: false,
         })?;
         if s.mem_len > s.file_len && s.write && mapped_end > file_end {

@@ -4,10 +4,14 @@
 //! Each kind has a [`Table`] from identifiers to objects. An identifier is a slot's number and a sequence number above it,
 //! which moves on whenever slots are used again, so that an old identifier seldom means a new object. Objects are counted:
 //! a call looks its object up, and works on it without the table; removal takes it out of the table and tells it, and whoever
-//! sleeps on it, that it is gone (`EIDRM`).
+//! sleeps on it, that it is gone (`EIDRM`). Whoever looks at all objects goes from slot to slot, and so needs no memory.
+//!
+//! What sets, queues, messages and undo values take is counted ([`Charge`]), and bounded to an eighth of memory: any user
+//! may make them, and they stay when he goes.
 //!
 //! # Locking
-//! A table's spin lock, then an object's. Neither is held around copies from or to user memory.
+//! A table's spin lock, then an object's. Neither is held around copies from or to user memory, nor around what allocates
+//! without being able to fail. Both may be taken with an address space locked: mappings of segments come and go.
 //!
 //! # What was not done
 //! Namespaces. The limits in `/proc/sys/kernel` are fixed.
@@ -17,12 +21,14 @@ pub mod sem;
 pub mod shm;
 
 use crate::arch::uaccess::{UserAddr, write_user};
+use crate::mm::{PAGE_SIZE, frames};
 use crate::sched::current;
 use crate::syscall::{SysResult, efault};
 use abi::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use sync::{LockClass, SpinLock, rank};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use sync::{LockClass, Once, SpinLock, rank};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 static TABLE: LockClass = LockClass::new("System V identifiers", rank::SPIN + 80);
@@ -108,11 +114,15 @@ impl Perm {
         if owns { Ok(()) } else { Err(Errno::EPERM) }
     }
 
-    /// `IPC_SET`.
-    fn set(&mut self, from: &UserPerm) {
+    /// `IPC_SET`. `EINVAL` for what is no user or group.
+    fn set(&mut self, from: &UserPerm) -> Result<()> {
+        if from.uid == u32::MAX || from.gid == u32::MAX {
+            return Err(Errno::EINVAL);
+        }
         self.uid = from.uid;
         self.gid = from.gid;
         self.mode = self.mode & !0o777 | from.mode & 0o777;
+        Ok(())
     }
 
     fn to_user(self) -> UserPerm {
@@ -127,16 +137,12 @@ trait Object: Send + Sync {
     fn perm(&self) -> Perm;
     /// Tells it its identifier.
     fn set_id(&self, id: u32);
-    /// Whether it is still there for those who know its identifier (a removed segment goes with its last user).
-    fn is_gone(this: &Arc<Self>) -> bool {
-        let _ = this;
-        false
-    }
 }
 
 struct Slots<T> {
     all: Vec<Option<Arc<T>>>,
-    last: usize,
+    /// The slot used last.
+    last: Option<usize>,
     seq: u32,
 }
 
@@ -146,70 +152,64 @@ struct Table<T: 'static> {
     max: usize,
 }
 
+/// The slot of the object `id`.
+fn slot(id: u32) -> usize {
+    (id & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+impl<T: Object> Slots<T> {
+    fn with_key(&self, key: u32) -> Option<Arc<T>> {
+        self.all.iter().flatten().find(|o| o.perm().key == key).cloned()
+    }
+}
+
 impl<T: Object> Table<T> {
     const fn new(max: usize) -> Table<T> {
-        Table { inner: SpinLock::new(&TABLE, Slots { all: Vec::new(), last: 0, seq: 0 }), max }
-    }
-
-    /// Lets go of what has gone by itself. What is dropped is dropped without the lock.
-    fn sweep(&self) {
-        let mut gone = Vec::new();
-        {
-            let mut t = self.inner.lock();
-            for slot in &mut t.all {
-                if slot.as_ref().is_some_and(T::is_gone) && gone.try_reserve(1).is_ok() {
-                    gone.extend(slot.take());
-                }
-            }
-        }
-        drop(gone);
+        Table { inner: SpinLock::new(&TABLE, Slots { all: Vec::new(), last: None, seq: 0 }), max }
     }
 
     /// The object `id`. `EINVAL`.
     fn find(&self, id: i32) -> Result<Arc<T>> {
-        self.sweep();
         let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
-        let t = self.inner.lock();
-        let slot = t.all.get((id & ((1 << SLOT_BITS) - 1)) as usize);
-        let found = slot.and_then(|s| s.clone()).ok_or(Errno::EINVAL)?;
-        drop(t);
+        let found = self.inner.lock().all.get(slot(id)).cloned().flatten().ok_or(Errno::EINVAL)?;
         if found.perm().id == id { Ok(found) } else { Err(Errno::EINVAL) }
     }
 
     /// The object in slot `index` (`*_STAT`), which has what identifier.
     fn at(&self, index: i32) -> Result<(Arc<T>, u32)> {
-        self.sweep();
-        let t = self.inner.lock();
-        let slot = usize::try_from(index).ok().and_then(|i| t.all.get(i));
-        let found = slot.and_then(|s| s.clone()).ok_or(Errno::EINVAL)?;
-        drop(t);
+        let index = usize::try_from(index).map_err(|_| Errno::EINVAL)?;
+        let found = self.inner.lock().all.get(index).cloned().flatten().ok_or(Errno::EINVAL)?;
         let id = found.perm().id;
         Ok((found, id))
     }
 
     /// `*get(2)`: the identifier of the object with `key`, which `fits` says whether it serves, or of a new one.
     fn get(&self, key: u32, flags: u32, fits: impl Fn(&T) -> Result<()>, make: impl Fn() -> Result<T>) -> SysResult {
-        self.sweep();
-        if key != 0
-            && let Some(found) = self.all().into_iter().find(|o| o.perm().key == key)
-        {
+        let serve = |found: &T| -> SysResult {
             if flags & (IPC_CREAT | IPC_EXCL) == IPC_CREAT | IPC_EXCL {
                 return Err(Errno::EEXIST);
             }
-            fits(&found)?;
+            fits(found)?;
             let perm = found.perm();
             perm.check(flags)?;
-            return Ok(perm.id as usize);
-        }
-        if key != 0 && flags & IPC_CREAT == 0 {
-            return Err(Errno::ENOENT);
+            Ok(perm.id as usize)
+        };
+        if key != 0 {
+            let found = self.inner.lock().with_key(key);
+            match found {
+                Some(found) => return serve(&found),
+                None if flags & IPC_CREAT == 0 => return Err(Errno::ENOENT),
+                None => {}
+            }
         }
         let object = Arc::new(make()?);
         let mut t = self.inner.lock();
         // Another may have made it meanwhile.
-        if key != 0 && t.all.iter().flatten().any(|o| o.perm().key == key) {
+        if key != 0
+            && let Some(found) = t.with_key(key)
+        {
             drop(t);
-            return self.get(key, flags, fits, make);
+            return serve(&found);
         }
         let free = t.all.iter().position(Option::is_none).unwrap_or(t.all.len());
         if free >= self.max {
@@ -219,45 +219,69 @@ impl<T: Object> Table<T> {
             t.all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             t.all.push(None);
         }
-        if free <= t.last && !(t.last == 0 && t.seq == 0 && free == 0 && t.all.len() == 1) {
+        if t.last.is_some_and(|last| free <= last) {
             t.seq = (t.seq + 1) % SEQUENCES;
         }
-        t.last = free;
+        t.last = Some(free);
         let id = t.seq << SLOT_BITS | free as u32;
         object.set_id(id);
         t.all[free] = Some(object);
         Ok(id as usize)
     }
 
-    /// Every object.
-    fn all(&self) -> Vec<Arc<T>> {
-        self.sweep();
-        let mut all = Vec::new();
-        let wanted = self.inner.lock().all.len();
-        // Without memory the list is short; the call that needs it fails for the same reason soon.
-        if all.try_reserve(wanted).is_ok() {
-            all.extend(self.inner.lock().all.iter().flatten().take(wanted).cloned());
-        }
-        all
+    /// The objects, each looked up when its turn comes: what is made or removed meanwhile may be among them or not.
+    fn iter(&self) -> impl Iterator<Item = Arc<T>> {
+        let mut from = 0;
+        core::iter::from_fn(move || {
+            let t = self.inner.lock();
+            let (i, found) = t.all.iter().enumerate().skip(from).find_map(|(i, o)| Some((i, o.clone()?)))?;
+            from = i + 1;
+            Some(found)
+        })
     }
 
     /// The highest slot in use (0 if there is none): what `IPC_INFO` returns.
     fn highest(&self) -> usize {
-        self.sweep();
         self.inner.lock().all.iter().rposition(Option::is_some).unwrap_or(0)
     }
 
-    /// Takes `object` out.
-    fn remove(&self, object: &Arc<T>) {
+    /// Takes `object` out. The caller holds a reference and no object's lock.
+    fn remove(&self, object: &T) {
+        let at = slot(object.perm().id);
         let mut t = self.inner.lock();
-        let mut found = None;
-        for slot in &mut t.all {
-            if slot.as_ref().is_some_and(|o| Arc::ptr_eq(o, object)) {
-                found = slot.take();
-            }
-        }
+        let found = match t.all.get_mut(at) {
+            Some(o) if o.as_ref().is_some_and(|o| core::ptr::eq(Arc::as_ptr(o), object)) => o.take(),
+            _ => None,
+        };
         drop(t);
         drop(found);
+    }
+}
+
+/// What objects of all kinds take of the kernel's memory, in bytes.
+static CHARGED: AtomicUsize = AtomicUsize::new(0);
+
+/// A part of that, given back when dropped.
+#[derive(Default)]
+struct Charge(usize);
+
+impl Charge {
+    /// `None` where that would make it more than an eighth of memory.
+    fn new(bytes: usize) -> Option<Charge> {
+        static MOST: Once<usize> = Once::new();
+        let most = MOST.get().copied().unwrap_or_else(|| {
+            let most = frames::total() * PAGE_SIZE / 8;
+            let _ = MOST.set(most);
+            most
+        });
+        let more = |now: usize| now.checked_add(bytes).filter(|&n| n <= most);
+        CHARGED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Charge(bytes))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        CHARGED.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
 

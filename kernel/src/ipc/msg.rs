@@ -9,10 +9,11 @@
 //! The order among sleeping senders is that of their waking, not that of their coming.
 
 use super::{
-    IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT, OBJECT, Object, Perm, READ, Table, UserPerm, WRITE, give, me,
-    now,
+    Charge, IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT, OBJECT, Object, Perm, READ, Table, UserPerm, WRITE,
+    give, me, now,
 };
 use crate::arch::uaccess::{UserAddr, copy_from_user, copy_to_user, get_user_u64, put_user_u64, read_user};
+use crate::file::procfs::{Out, full};
 use crate::sched::current;
 use crate::syscall::{SysResult, efault};
 use abi::{Errno, Result};
@@ -51,6 +52,7 @@ const INTERRUPTIBLE: ParkOptions = ParkOptions { interruptible: true, deadline_n
 struct Message {
     kind: i64,
     text: Vec<u8>,
+    _charge: Charge,
 }
 
 #[derive(Default)]
@@ -71,6 +73,7 @@ struct Queue {
     state: SpinLock<State>,
     readable: WaitQueue,
     writable: WaitQueue,
+    _charge: Charge,
 }
 
 static QUEUES: Table<Queue> = Table::new(MSGMNI);
@@ -87,8 +90,10 @@ impl Object for Queue {
 
 fn msgget(key: u32, flags: u32) -> SysResult {
     let make = || {
+        let charge = Charge::new(size_of::<Queue>()).ok_or(Errno::ENOSPC)?;
         let state = State { perm: Perm::new(key, flags), limit: MSGMNB, ctime: now(), ..State::default() };
-        Ok(Queue { state: SpinLock::new(&OBJECT, state), readable: WaitQueue::new(), writable: WaitQueue::new() })
+        let state = SpinLock::new(&OBJECT, state);
+        Ok(Queue { state, readable: WaitQueue::new(), writable: WaitQueue::new(), _charge: charge })
     };
     QUEUES.get(key, flags, |_| Ok(()), make)
 }
@@ -98,12 +103,14 @@ fn msgsnd(id: i32, msg: UserAddr, size: usize, flags: u32) -> SysResult {
     if size > MSGMAX || id < 0 || kind < 1 {
         return Err(Errno::EINVAL);
     }
+    let beyond = if flags & IPC_NOWAIT != 0 { Errno::EAGAIN } else { Errno::ENOMEM };
+    let charge = Charge::new(size_of::<Message>() + size).ok_or(beyond)?;
     let mut text = Vec::new();
     text.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
     text.resize(size, 0);
     copy_from_user(&mut text, msg.offset(8)).map_err(efault)?;
     let queue = QUEUES.find(id)?;
-    let mut message = Some(Message { kind, text });
+    let mut message = Some(Message { kind, text, _charge: charge });
     let mut put = || {
         let mut s = queue.state.lock();
         if let Err(e) = s.perm.check(WRITE) {
@@ -158,7 +165,11 @@ fn msgrcv(id: i32, msg: UserAddr, size: usize, kind: i64, flags: u32) -> SysResu
         return Err(Errno::EINVAL);
     }
     let queue = QUEUES.find(id)?;
-    let take = || {
+    let mut copy = Vec::new();
+    if flags & MSG_COPY != 0 {
+        copy.try_reserve_exact(size.min(MSGMAX)).map_err(|_| Errno::ENOMEM)?;
+    }
+    let mut take = || {
         let mut s = queue.state.lock();
         if let Err(e) = s.perm.check(READ) {
             return Some(Err(e));
@@ -174,7 +185,9 @@ fn msgrcv(id: i32, msg: UserAddr, size: usize, kind: i64, flags: u32) -> SysResu
         }
         if flags & MSG_COPY != 0 {
             let m = &s.messages[at];
-            return Some(Ok(Message { kind: m.kind, text: m.text.clone() }));
+            let mut text = core::mem::take(&mut copy);
+            text.extend_from_slice(&m.text[..m.text.len().min(size)]);
+            return Some(Ok(Message { kind: m.kind, text, _charge: Charge::default() }));
         }
         let taken = s.messages.remove(at)?;
         s.bytes -= taken.text.len();
@@ -231,10 +244,13 @@ fn msgctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
         IPC_INFO | MSG_INFO => {
             let (mut pool, mut map, mut tql) = (MSGMNI * MSGMNB / 1024, MSGMNB, MSGMNB);
             if command == MSG_INFO {
-                let all = QUEUES.all();
-                pool = all.len();
-                map = all.iter().map(|q| q.state.lock().messages.len()).sum();
-                tql = all.iter().map(|q| q.state.lock().bytes).sum();
+                (pool, map, tql) = (0, 0, 0);
+                for queue in QUEUES.iter() {
+                    let s = queue.state.lock();
+                    pool += 1;
+                    map += s.messages.len();
+                    tql += s.bytes;
+                }
             }
             let sizes = [MSGMAX, MSGMNB, MSGMNI, 16].map(|n| n as u32);
             give(buf, &[pool as u32, map as u32, sizes[0], sizes[1], sizes[2], sizes[3], tql as u32, 0xffff])?;
@@ -262,7 +278,7 @@ fn msgctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
                 return Err(Errno::EPERM);
             }
             let mut s = queue.state.lock();
-            s.perm.set(&from.perm);
+            s.perm.set(&from.perm)?;
             s.limit = from.limit as usize;
             s.ctime = now();
             drop(s);
@@ -290,20 +306,21 @@ fn msgctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
 
 /// `/proc/sysvipc/msg`.
 pub fn list(out: &mut Vec<u8>) -> Result<()> {
-    let mut text = alloc::string::String::from(
+    let mut out = Out(out);
+    out.write_str(
         "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n",
-    );
-    for queue in QUEUES.all() {
+    )
+    .map_err(full)?;
+    for queue in QUEUES.iter() {
         let u = stat(&queue);
         let p = queue.perm();
         let [stime, rtime, ctime] = u.times;
         writeln!(
-            text,
+            out,
             "{:10} {:10}  {:4o}  {:10} {:10} {:5} {:5} {:5} {:5} {:5} {:5} {stime:10} {rtime:10} {ctime:10}",
             p.key as i32, p.id, p.mode, u.bytes, u.count, u.lspid, u.lrpid, p.uid, p.gid, p.cuid, p.cgid
         )
-        .map_err(|_| Errno::ENOMEM)?;
+        .map_err(full)?;
     }
-    out.extend_from_slice(text.as_bytes());
     Ok(())
 }

@@ -13,15 +13,15 @@
 //! made without `CLONE_SYSVSEM` shares its process's undo values.
 
 use super::{
-    IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT, OBJECT, Object, Perm, READ, Table, UserPerm, WRITE, give, me,
-    now,
+    Charge, IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT, OBJECT, Object, Perm, READ, Table, UserPerm, WRITE,
+    give, me, now,
 };
 use crate::arch::uaccess::{UserAddr, copy_from_user, copy_to_user, read_user};
+use crate::file::procfs::{Out, full};
 use crate::sched::current;
 use crate::syscall::{SysResult, efault};
 use crate::task::Process;
 use abi::{Errno, Result, Timespec};
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
@@ -65,6 +65,49 @@ const SEMVMX: i32 = 32767;
 struct Sem {
     value: i32,
     pid: u32,
+    /// How many sleep until it is higher, and until it is zero.
+    sleepers: [u32; 2],
+}
+
+/// On which semaphore a thread sleeps, and whether until it is zero.
+type Asleep = Option<(u16, bool)>;
+
+/// What a process's exit adds to each semaphore.
+struct Undo {
+    pid: u32,
+    by: Vec<i32>,
+    _charge: Charge,
+}
+
+/// Those of a set, by process.
+#[derive(Default)]
+struct Undos(Vec<Undo>);
+
+impl Undos {
+    fn place(&self, pid: u32) -> core::result::Result<usize, usize> {
+        self.0.binary_search_by_key(&pid, |u| u.pid)
+    }
+
+    fn get(&self, pid: u32) -> Option<&Vec<i32>> {
+        self.place(pid).ok().map(|i| &self.0[i].by)
+    }
+
+    fn get_mut(&mut self, pid: u32) -> Option<&mut Vec<i32>> {
+        self.place(pid).ok().map(|i| &mut self.0[i].by)
+    }
+
+    /// Makes room for those of `pid`, of `count` semaphores. `ENOMEM`.
+    fn prepare(&mut self, pid: u32, count: usize) -> Result<()> {
+        let Err(at) = self.place(pid) else { return Ok(()) };
+        let charge = Charge::new(size_of::<Undo>() + count * size_of::<i32>()).ok_or(Errno::ENOMEM)?;
+        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.0.insert(at, Undo { pid, by: zeroes(count)?, _charge: charge });
+        Ok(())
+    }
+
+    fn take(&mut self, pid: u32) -> Option<Undo> {
+        self.place(pid).ok().map(|i| self.0.remove(i))
+    }
 }
 
 /// `struct sembuf`.
@@ -82,16 +125,13 @@ struct State {
     sems: Vec<Sem>,
     otime: i64,
     ctime: i64,
-    /// What each process's exit adds, by process.
-    undo: BTreeMap<u32, Vec<i32>>,
-    /// Who sleeps: on which semaphore, and whether until it is zero.
-    sleepers: BTreeMap<u64, (u16, bool)>,
-    next: u64,
+    undo: Undos,
 }
 
 struct Set {
     state: SpinLock<State>,
     changed: WaitQueue,
+    _charge: Charge,
 }
 
 static SETS: Table<Set> = Table::new(SEMMNI);
@@ -119,17 +159,16 @@ fn semget(key: u32, count: i32, flags: u32) -> SysResult {
         if count == 0 {
             return Err(Errno::EINVAL);
         }
+        let charge = Charge::new(size_of::<Set>() + count * size_of::<Sem>()).ok_or(Errno::ENOSPC)?;
         let state = State {
             perm: Perm::new(key, flags),
             gone: false,
             sems: zeroes(count)?,
             otime: 0,
             ctime: now(),
-            undo: BTreeMap::new(),
-            sleepers: BTreeMap::new(),
-            next: 0,
+            undo: Undos::default(),
         };
-        Ok(Set { state: SpinLock::new(&OBJECT, state), changed: WaitQueue::new() })
+        Ok(Set { state: SpinLock::new(&OBJECT, state), changed: WaitQueue::new(), _charge: charge })
     };
     let fits = |s: &Set| if count > s.state.lock().sems.len() { Err(Errno::EINVAL) } else { Ok(()) };
     SETS.get(key, flags, fits, make)
@@ -143,6 +182,17 @@ enum Stop {
 }
 
 impl State {
+    /// Counts a thread that was `asleep` among the sleepers as it is `now`.
+    fn count(&mut self, asleep: &mut Asleep, now: Asleep) {
+        if let Some((number, zero)) = *asleep {
+            self.sems[usize::from(number)].sleepers[usize::from(zero)] -= 1;
+        }
+        if let Some((number, zero)) = now {
+            self.sems[usize::from(number)].sleepers[usize::from(zero)] += 1;
+        }
+        *asleep = now;
+    }
+
     /// Does all of `ops` for `pid`, or nothing.
     fn attempt(&mut self, ops: &[Op], pid: u32) -> core::result::Result<(), Stop> {
         let mut done = 0;
@@ -157,13 +207,13 @@ impl State {
             } else if value > SEMVMX {
                 Some(Stop::Failed(Errno::ERANGE))
             } else {
-                let adjust = self.undo.get(&pid).map_or(0, |u| u[usize::from(op.number)]) - i32::from(op.by);
+                let adjust = self.undo.get(pid).map_or(0, |u| u[usize::from(op.number)]) - i32::from(op.by);
                 if op.flags & SEM_UNDO != 0 && !(-SEMVMX - 1..=SEMVMX).contains(&adjust) {
                     Some(Stop::Failed(Errno::ERANGE))
                 } else {
                     sem.value = value;
                     if op.flags & SEM_UNDO != 0
-                        && let Some(u) = self.undo.get_mut(&pid)
+                        && let Some(u) = self.undo.get_mut(pid)
                     {
                         u[usize::from(op.number)] = adjust;
                     }
@@ -185,7 +235,7 @@ impl State {
         for op in ops[..done].iter().rev() {
             self.sems[usize::from(op.number)].value -= i32::from(op.by);
             if op.flags & SEM_UNDO != 0
-                && let Some(u) = self.undo.get_mut(&pid)
+                && let Some(u) = self.undo.get_mut(pid)
             {
                 u[usize::from(op.number)] += i32::from(op.by);
             }
@@ -218,22 +268,22 @@ fn semtimedop(id: i32, at: UserAddr, count: usize, timeout: UserAddr) -> SysResu
     let set = SETS.find(id)?;
     let alters = ops.iter().any(|o| o.by != 0);
     let pid = me();
-    let token = {
+    {
         let mut s = set.state.lock();
         if ops.iter().any(|o| usize::from(o.number) >= s.sems.len()) {
             return Err(Errno::EFBIG);
         }
         s.perm.check(if alters { WRITE } else { READ })?;
-        if ops.iter().any(|o| o.flags & SEM_UNDO != 0) && !s.undo.contains_key(&pid) {
-            let none = zeroes(s.sems.len())?;
-            s.undo.insert(pid, none);
+        if ops.iter().any(|o| o.flags & SEM_UNDO != 0) {
+            let count = s.sems.len();
+            s.undo.prepare(pid, count)?;
             current().process.sem_undo.store(true, Ordering::Relaxed);
         }
-        s.next += 1;
-        s.next
-    };
-    let attempt = || {
+    }
+    let mut asleep: Asleep = None;
+    let mut attempt = || {
         let mut s = set.state.lock();
+        s.count(&mut asleep, None);
         if s.gone {
             return Some(Err(Errno::EIDRM));
         }
@@ -241,7 +291,7 @@ fn semtimedop(id: i32, at: UserAddr, count: usize, timeout: UserAddr) -> SysResu
             Ok(()) => Some(Ok(0)),
             Err(Stop::Failed(e)) => Some(Err(e)),
             Err(Stop::Sleeps(op)) => {
-                s.sleepers.insert(token, (op.number, op.by == 0));
+                s.count(&mut asleep, Some((op.number, op.by == 0)));
                 None
             }
         }
@@ -251,7 +301,7 @@ fn semtimedop(id: i32, at: UserAddr, count: usize, timeout: UserAddr) -> SysResu
         None => {
             let options = ParkOptions { interruptible: true, deadline_ns };
             let slept = set.changed.wait_until(options, attempt);
-            set.state.lock().sleepers.remove(&token);
+            set.state.lock().count(&mut asleep, None);
             slept.unwrap_or_else(|why| Err(if why == Wake::TimedOut { Errno::EAGAIN } else { Errno::EINTR }))
         }
     };
@@ -263,10 +313,10 @@ fn semtimedop(id: i32, at: UserAddr, count: usize, timeout: UserAddr) -> SysResu
 
 /// The process is ending: what it asked to be undone is.
 pub fn process_exits(p: &Process) {
-    for set in SETS.all() {
+    for set in SETS.iter() {
         let mut s = set.state.lock();
-        let Some(undo) = s.undo.remove(&p.pid.0) else { continue };
-        for (sem, by) in s.sems.iter_mut().zip(&undo) {
+        let Some(undo) = s.undo.take(p.pid.0) else { continue };
+        for (sem, by) in s.sems.iter_mut().zip(&undo.by) {
             if *by != 0 {
                 sem.value = (sem.value + by).clamp(0, SEMVMX);
                 sem.pid = p.pid.0;
@@ -297,9 +347,11 @@ fn stat(set: &Set) -> UserSet {
 fn info(command: u32, buf: UserAddr) -> SysResult {
     let (mut sets, mut sems) = (20, SEMVMX as usize);
     if command == SEM_INFO {
-        let all = SETS.all();
-        sets = all.len();
-        sems = all.iter().map(|s| s.state.lock().sems.len()).sum();
+        (sets, sems) = (0, 0);
+        for set in SETS.iter() {
+            sets += 1;
+            sems += set.state.lock().sems.len();
+        }
     }
     let numbers = [SEMMNS, SEMMNI, SEMMNS, SEMMNS, SEMMSL, SEMOPM, SEMOPM, sets, SEMVMX as usize, sems];
     give(buf, &numbers.map(|n| n as u32))?;
@@ -330,7 +382,7 @@ fn semctl(id: i32, number: i32, command: u32, arg: UserAddr) -> SysResult {
             let set = SETS.find(id)?;
             set.perm().check_owner()?;
             let mut s = set.state.lock();
-            s.perm.set(&from.perm);
+            s.perm.set(&from.perm)?;
             s.ctime = now();
             Ok(0)
         }
@@ -369,10 +421,10 @@ fn all_values(set: &Set, command: u32, arg: UserAddr) -> SysResult {
     }
     let pid = me();
     for (sem, v) in s.sems.iter_mut().zip(&values) {
-        *sem = Sem { value: i32::from(*v), pid };
+        (sem.value, sem.pid) = (i32::from(*v), pid);
     }
-    for undo in s.undo.values_mut() {
-        undo.fill(0);
+    for undo in &mut s.undo.0 {
+        undo.by.fill(0);
     }
     s.ctime = now();
     drop(s);
@@ -387,20 +439,19 @@ fn one_value(set: &Set, number: i32, command: u32, arg: UserAddr) -> SysResult {
     if s.gone {
         return Err(Errno::EIDRM);
     }
-    let sleeping = |zero: bool| s.sleepers.values().filter(|&&(n, z)| usize::from(n) == at && z == zero).count();
     match command {
         GETPID => Ok(s.sems[at].pid as usize),
         GETVAL => Ok(s.sems[at].value as usize),
-        GETNCNT => Ok(sleeping(false)),
-        GETZCNT => Ok(sleeping(true)),
+        GETNCNT => Ok(s.sems[at].sleepers[0] as usize),
+        GETZCNT => Ok(s.sems[at].sleepers[1] as usize),
         _ => {
             let value = arg.0 as i32;
             if !(0..=SEMVMX).contains(&value) {
                 return Err(Errno::ERANGE);
             }
-            s.sems[at] = Sem { value, pid: me() };
-            for undo in s.undo.values_mut() {
-                undo[at] = 0;
+            (s.sems[at].value, s.sems[at].pid) = (value, me());
+            for undo in &mut s.undo.0 {
+                undo.by[at] = 0;
             }
             s.ctime = now();
             drop(s);
@@ -412,18 +463,17 @@ fn one_value(set: &Set, number: i32, command: u32, arg: UserAddr) -> SysResult {
 
 /// `/proc/sysvipc/sem`.
 pub fn list(out: &mut Vec<u8>) -> Result<()> {
-    let mut text = alloc::string::String::from(
-        "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n",
-    );
-    for set in SETS.all() {
+    let mut out = Out(out);
+    out.write_str("       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n")
+        .map_err(full)?;
+    for set in SETS.iter() {
         let (u, p) = (stat(&set), set.perm());
         writeln!(
-            text,
+            out,
             "{:10} {:10}  {:4o} {:10} {:5} {:5} {:5} {:5} {:10} {:10}",
             p.key as i32, p.id, p.mode, u.count, p.uid, p.gid, p.cuid, p.cgid, u.otime, u.ctime
         )
-        .map_err(|_| Errno::ENOMEM)?;
+        .map_err(full)?;
     }
-    out.extend_from_slice(text.as_bytes());
     Ok(())
 }

@@ -1,20 +1,22 @@
 //! Shared memory segments (shmget(2), shmat(2), shmctl(2)).
 //!
 //! # Ideas
-//! A segment is an object that mappings refer to, with pages made when first touched. Every mapping of it, in whatever
-//! process, is one reference beside the table's, which gives `shm_nattch` without counting. `IPC_RMID` of a segment in use
-//! only marks it: it keeps its identifier, loses its key, and [`Object::is_gone`] finds when the last mapping went.
+//! A segment is an object that mappings refer to, with pages made when first touched. Mappings tell it when they come and go
+//! ([`crate::mm::Mapped`]), which gives `shm_nattch`: one for each area of each process, as on Linux. `IPC_RMID` of a segment
+//! in use only marks it: it keeps its identifier and loses its key, and the last mapping to go, by whatever way, takes it out
+//! of the table.
 //!
 //! # Locking
-//! The pages are under a sleeping lock of the page caches' rank, since faults take it; the rest under the object's.
+//! The pages are under a sleeping lock of the page caches' rank, since faults take it; the rest under the object's. Once
+//! `gone` is set, which happens with no mapping left, nothing counts as attached any more.
 //!
 //! # What was not done
-//! `SHM_HUGETLB` (`EINVAL`); `SHM_LOCK` only marks, since nothing is swapped. `shm_dtime` and `shm_lpid` tell of `shmdt`,
-//! not of exits.
+//! `SHM_HUGETLB` (`EINVAL`); `SHM_LOCK` only marks, since nothing is swapped.
 
 use super::{IPC_INFO, IPC_RMID, IPC_SET, IPC_STAT, OBJECT, Object, Perm, READ, Table, UserPerm, WRITE, give, me, now};
 use crate::arch::uaccess::{UserAddr, read_user};
-use crate::mm::{Backing, MapRequest, Mappable, PAGE_SIZE, Place, Prot, VmFlags};
+use crate::file::procfs::{Out, full};
+use crate::mm::{AddressSpace, Backing, MapRequest, Mappable, Mapped, PAGE_SIZE, Place, Prot, VmFlags};
 use crate::sched::current;
 use crate::syscall::{SysResult, efault};
 use abi::{Errno, Result};
@@ -22,6 +24,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write;
+use core::ops::Range;
 use platform::Page;
 use sync::{LockClass, Mutex, SpinLock, rank};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -38,6 +41,8 @@ crate::syscalls! {
     frame {}
 }
 
+/// The device that `/proc/PID/maps` names.
+const DEVICE: u64 = 1;
 const SHM_LOCK: u32 = 11;
 const SHM_UNLOCK: u32 = 12;
 const SHM_STAT: u32 = 13;
@@ -63,6 +68,10 @@ struct State {
     dtime: i64,
     ctime: i64,
     lpid: u32,
+    /// How many areas map it.
+    attached: usize,
+    /// It was removed, and nobody maps it.
+    gone: bool,
 }
 
 struct Segment {
@@ -81,11 +90,6 @@ impl Object for Segment {
 
     fn set_id(&self, id: u32) {
         self.state.lock().perm.id = id;
-    }
-
-    fn is_gone(this: &Arc<Self>) -> bool {
-        // Only the table has it, so nobody can come to have it but through the table, whose lock the caller holds.
-        Arc::strong_count(this) == 1 && this.perm().mode & SHM_DEST != 0
     }
 }
 
@@ -117,18 +121,44 @@ impl Mappable for Segment {
         self.size.next_multiple_of(PAGE_SIZE) as u64
     }
 
+    fn mapped(&self) {
+        let mut s = self.state.lock();
+        s.attached += 1;
+        s.atime = now();
+        s.lpid = me();
+    }
+
+    fn unmapped(&self) {
+        let mut s = self.state.lock();
+        s.attached -= 1;
+        s.dtime = now();
+        s.lpid = me();
+        let goes = s.goes();
+        drop(s);
+        if goes {
+            SEGMENTS.remove(self);
+        }
+    }
+
     fn identity(&self) -> (u64, u64) {
-        (1, self.perm().id.into())
+        (DEVICE, self.perm().id.into())
     }
 
     fn name(&self) -> Vec<u8> {
-        alloc::format!("/SYSV{:08x} (deleted)", self.perm().key).into_bytes()
+        let mut name = Vec::new();
+        // Without memory it is cut short.
+        let _ = write!(Out(&mut name), "/SYSV{:08x} (deleted)", self.perm().key);
+        name
     }
 }
 
-/// How many mappings there are, besides `mine` references of the caller and the table's.
-fn attached(segment: &Arc<Segment>, mine: usize) -> usize {
-    Arc::strong_count(segment).saturating_sub(mine + 1)
+impl State {
+    /// Whether the segment goes now: it was removed, and nobody maps it. True once.
+    fn goes(&mut self) -> bool {
+        let goes = self.attached == 0 && self.perm.mode & SHM_DEST != 0 && !self.gone;
+        self.gone |= goes;
+        goes
+    }
 }
 
 fn shmget(key: u32, size: usize, flags: u32) -> SysResult {
@@ -178,14 +208,39 @@ fn shmat(id: i32, addr: usize, flags: u32) -> SysResult {
         (a, true) => Place::Fixed(a),
         (a, false) => Place::FixedFree(a),
     };
-    let backing = Backing::Object { object: segment.clone(), offset: 0 };
+    let object = Mapped::new(segment.clone());
+    // It may have gone since it was found; now that it is counted as mapped it cannot.
+    if segment.state.lock().gone {
+        return Err(Errno::EIDRM);
+    }
+    let backing = Backing::Object { object, offset: 0 };
     let request = MapRequest { place, len: segment.size, prot, flags: vm, backing, populate: false };
     let space = crate::mm::current().ok_or(Errno::EFAULT)?;
-    let at = space.map(request).map_err(|e| if e == Errno::EEXIST { Errno::EINVAL } else { e })?;
-    let mut s = segment.state.lock();
-    s.atime = now();
-    s.lpid = me();
-    Ok(at)
+    space.map(request).map_err(|e| if e == Errno::EEXIST { Errno::EINVAL } else { e })
+}
+
+/// The first area from `from` on that is a part of what was attached at `addr`: it stands where the segment would if that
+/// began there. `whose` is the segment; that of the first area found counts.
+fn next_part(space: &AddressSpace, addr: usize, from: usize, whose: &mut Option<Arc<Segment>>) -> Option<Range<usize>> {
+    let mut found = None;
+    space.for_each_area(|a| {
+        let Some(object) = a.object.filter(|_| found.is_none() && a.range.start >= from) else { return };
+        if (a.range.start - addr) as u64 != a.offset {
+            return;
+        }
+        let is_behind = |s: &Arc<Segment>| Arc::as_ptr(s).cast::<u8>() == Arc::as_ptr(object).cast::<u8>();
+        if whose.is_none()
+            && let (DEVICE, id) = object.identity()
+        {
+            let segment = i32::try_from(id).ok().and_then(|id| SEGMENTS.find(id).ok());
+            *whose = segment.filter(|s| is_behind(s));
+        }
+        let fits = |s: &Arc<Segment>| is_behind(s) && a.range.end - addr <= s.size.next_multiple_of(PAGE_SIZE);
+        if whose.as_ref().is_some_and(fits) {
+            found = Some(a.range.clone());
+        }
+    });
+    found
 }
 
 fn shmdt(addr: usize) -> SysResult {
@@ -193,34 +248,12 @@ fn shmdt(addr: usize) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let space = crate::mm::current().ok_or(Errno::EFAULT)?;
-    let data = |s: &Arc<dyn Mappable>| Arc::as_ptr(s).cast::<u8>();
-    // The first mapping that stands where the segment would if it began at `addr`, and then all of that attachment.
-    let all = SEGMENTS.all();
-    let mut found: Option<&Arc<Segment>> = None;
-    let mut parts = Vec::new();
-    space.for_each_area(|a| {
-        let Some(object) = a.object.filter(|_| a.range.start >= addr) else { return };
-        if (a.range.start - addr) as u64 != a.offset {
-            return;
-        }
-        if found.is_none() {
-            found = all.iter().find(|s| Arc::as_ptr(s).cast::<u8>() == data(object));
-        }
-        let fits = found.is_some_and(|s| {
-            Arc::as_ptr(s).cast::<u8>() == data(object) && a.range.end - addr <= s.size.next_multiple_of(PAGE_SIZE)
-        });
-        if fits && parts.try_reserve(1).is_ok() {
-            parts.push(a.range.clone());
-        }
-    });
-    let segment = found.ok_or(Errno::EINVAL)?;
-    for part in parts {
+    let (mut from, mut whose) = (addr, None);
+    while let Some(part) = next_part(space, addr, from, &mut whose) {
+        from = part.end;
         space.unmap(part.start, part.len())?;
     }
-    let mut s = segment.state.lock();
-    s.dtime = now();
-    s.lpid = me();
-    Ok(0)
+    if from > addr { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 /// `struct shmid64_ds`.
@@ -236,8 +269,7 @@ struct UserSegment {
     unused: [u64; 2],
 }
 
-fn stat(segment: &Arc<Segment>) -> UserSegment {
-    let attached = attached(segment, 1) as u64;
+fn stat(segment: &Segment) -> UserSegment {
     let s = *segment.state.lock();
     UserSegment {
         perm: s.perm.to_user(),
@@ -245,7 +277,7 @@ fn stat(segment: &Arc<Segment>) -> UserSegment {
         times: [s.atime, s.dtime, s.ctime],
         cpid: segment.cpid,
         lpid: s.lpid,
-        attached,
+        attached: s.attached as u64,
         unused: [0; 2],
     }
 }
@@ -260,11 +292,13 @@ fn shmctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
             Ok(SEGMENTS.highest())
         }
         SHM_INFO => {
-            let all = SEGMENTS.all();
-            let pages: usize = all.iter().map(|s| s.size.div_ceil(PAGE_SIZE)).sum();
-            let present: usize = all.iter().map(|s| s.pages.lock().len()).sum();
-            give(buf, &[all.len() as u64, pages as u64, present as u64, 0, 0, 0])?;
-            drop(all);
+            let (mut count, mut pages, mut present) = (0_u64, 0, 0);
+            for segment in SEGMENTS.iter() {
+                count += 1;
+                pages += segment.size.div_ceil(PAGE_SIZE) as u64;
+                present += segment.pages.lock().len() as u64;
+            }
+            give(buf, &[count, pages, present, 0, 0, 0])?;
             Ok(SEGMENTS.highest())
         }
         SHM_STAT | SHM_STAT_ANY => {
@@ -285,7 +319,7 @@ fn shmctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
             let segment = SEGMENTS.find(id)?;
             segment.perm().check_owner()?;
             let mut s = segment.state.lock();
-            s.perm.set(&from.perm);
+            s.perm.set(&from.perm)?;
             s.ctime = now();
             Ok(0)
         }
@@ -295,9 +329,11 @@ fn shmctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
             let mut s = segment.state.lock();
             s.perm.mode |= SHM_DEST;
             s.perm.key = 0;
+            let goes = s.goes();
             drop(s);
-            drop(segment);
-            SEGMENTS.sweep();
+            if goes {
+                SEGMENTS.remove(&segment);
+            }
             Ok(0)
         }
         SHM_LOCK | SHM_UNLOCK => {
@@ -315,23 +351,26 @@ fn shmctl(id: i32, command: u32, buf: UserAddr) -> SysResult {
 
 /// `/proc/sysvipc/shm`.
 pub fn list(out: &mut Vec<u8>) -> Result<()> {
-    let mut text = alloc::string::String::from(
+    let mut out = Out(out);
+    out.write_str(
         "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      \
          atime      dtime      ctime                   rss                  swap\n",
-    );
-    for segment in SEGMENTS.all() {
+    )
+    .map_err(full)?;
+    for segment in SEGMENTS.iter() {
         let present = segment.pages.lock().len() * PAGE_SIZE;
         let s = *segment.state.lock();
-        let (p, attached) = (s.perm, attached(&segment, 1));
+        let p = s.perm;
         writeln!(
-            text,
-            "{:10} {:10}  {:4o} {:21} {:5} {:5}  {attached:5} {:5} {:5} {:5} {:5} {:10} {:10} {:10} {present:21} {:21}",
+            out,
+            "{:10} {:10}  {:4o} {:21} {:5} {:5}  {:5} {:5} {:5} {:5} {:5} {:10} {:10} {:10} {present:21} {:21}",
             p.key as i32,
             p.id,
             p.mode,
             segment.size,
             segment.cpid,
             s.lpid,
+            s.attached,
             p.uid,
             p.gid,
             p.cuid,
@@ -341,8 +380,7 @@ pub fn list(out: &mut Vec<u8>) -> Result<()> {
             s.ctime,
             0
         )
-        .map_err(|_| Errno::ENOMEM)?;
+        .map_err(full)?;
     }
-    out.extend_from_slice(text.as_bytes());
     Ok(())
 }

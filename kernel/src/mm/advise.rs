@@ -129,7 +129,7 @@ impl AddressSpace {
                 Backing::Object { object, offset } => {
                     let (from, to) = (e.start.max(range.start), e.end.min(range.end));
                     let first = (offset + (from - e.start) as u64) / PAGE_SIZE as u64;
-                    Some((object.clone(), first, ((to - from) / PAGE_SIZE) as u64))
+                    Some((object.object().clone(), first, ((to - from) / PAGE_SIZE) as u64))
                 }
                 _ => None,
             })

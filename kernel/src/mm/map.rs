@@ -239,7 +239,7 @@ impl AddressSpace {
                 return Err(Errno::EACCES);
             }
             let bytes = e.end.min(end) - e.start.max(addr);
-            match (v.is_accounted(), Vma { prot, ..v.clone() }.is_accounted()) {
+            match (v.is_accounted(), v.is_accounted_with(prot)) {
                 (false, true) => more += bytes,
                 (true, false) => less += bytes,
                 _ => {}

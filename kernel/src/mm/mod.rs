@@ -46,7 +46,7 @@ use mm_core::table::{PhysMem, Table};
 
 pub use frames::Frame;
 pub use map::{MapRequest, Place};
-pub use object::Mappable;
+pub use object::{Mappable, Mapped};
 pub use space::{AddressSpace, AreaInfo, Limits, Pages, current};
 pub use stack::KernelStack;
 pub use vma::{Backing, Prot, VmFlags};

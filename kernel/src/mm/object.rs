@@ -5,6 +5,7 @@
 
 use abi::{Errno, Result};
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use platform::Page;
@@ -12,6 +13,45 @@ use sync::{LockClass, Mutex, rank};
 pub use vfs::Mappable;
 
 static CLASS: LockClass = LockClass::new("shared anonymous memory", rank::PAGE_CACHE);
+
+/// An object as one mapping holds it. The object is told of each that is made and dropped, so that it can count mappings
+/// apart from other references.
+pub struct Mapped(Arc<dyn Mappable>);
+
+impl Mapped {
+    /// For a mapping of `object`.
+    pub fn new(object: Arc<dyn Mappable>) -> Mapped {
+        object.mapped();
+        Mapped(object)
+    }
+
+    /// The object: a clone of this is no mapping.
+    #[inline]
+    pub fn object(&self) -> &Arc<dyn Mappable> {
+        &self.0
+    }
+}
+
+impl Clone for Mapped {
+    fn clone(&self) -> Self {
+        Mapped::new(self.0.clone())
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.0.unmapped();
+    }
+}
+
+impl core::ops::Deref for Mapped {
+    type Target = dyn Mappable;
+
+    #[inline]
+    fn deref(&self) -> &(dyn Mappable + 'static) {
+        &*self.0
+    }
+}
 
 /// Shared anonymous memory: pages made when first touched, alive while anyone maps them.
 pub struct SharedAnon {

@@ -226,7 +226,7 @@ impl AddressSpace {
         let map = self.map.read();
         for a in map.areas.iter() {
             let (object, offset) = match &a.value.backing {
-                Backing::Object { object, offset } => (Some(object), *offset),
+                Backing::Object { object, offset } => (Some(object.object()), *offset),
                 _ => (None, 0),
             };
             let label = if a.value.flags.contains(VmFlags::GROWSDOWN) {

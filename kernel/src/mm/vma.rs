@@ -1,7 +1,6 @@
 //! One mapping's properties.
 
-use super::Mappable;
-use super::PAGE_SIZE;
+use super::{Mapped, PAGE_SIZE};
 use alloc::sync::Arc;
 use mm_core::pte::{Attrs, MemType};
 use mm_core::vma::Area;
@@ -52,7 +51,7 @@ pub enum Backing {
     /// A file or other object, from this byte on.
     Object {
         /// The object.
-        object: Arc<dyn Mappable>,
+        object: Mapped,
         /// Where in it the mapping starts, page-aligned.
         offset: u64,
     },
@@ -109,7 +108,7 @@ impl Area for Vma {
             && match (&self.backing, &next.backing) {
                 (Backing::Anon, Backing::Anon) => true,
                 (Backing::Object { object: a, offset: x }, Backing::Object { object: b, offset: y }) => {
-                    Arc::ptr_eq(a, b) && x + len as u64 == *y
+                    Arc::ptr_eq(a.object(), b.object()) && x + len as u64 == *y
                 }
                 _ => false,
             }
@@ -130,8 +129,14 @@ impl Vma {
     /// Whether it counts against the commit limit and `RLIMIT_DATA`.
     #[inline]
     pub fn is_accounted(&self) -> bool {
+        self.is_accounted_with(self.prot)
+    }
+
+    /// Whether it would if its permissions were `prot`.
+    #[inline]
+    pub fn is_accounted_with(&self, prot: Prot) -> bool {
         self.is_private()
-            && self.prot.contains(Prot::WRITE)
+            && prot.contains(Prot::WRITE)
             && !self.flags.contains(VmFlags::NORESERVE)
             && !matches!(self.backing, Backing::Phys { .. })
     }

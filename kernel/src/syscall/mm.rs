@@ -6,7 +6,9 @@ use crate::mm::advise::Advice;
 use crate::mm::map::RemapFlags;
 use crate::mm::membarrier;
 use crate::mm::object::SharedAnon;
-use crate::mm::{AddressSpace, Backing, MapRequest, Mappable, PAGE_SIZE, Place, Prot, TASK_SIZE, VmFlags, current};
+use crate::mm::{
+    AddressSpace, Backing, MapRequest, Mappable, Mapped, PAGE_SIZE, Place, Prot, TASK_SIZE, VmFlags, current,
+};
 use crate::sched;
 use crate::task::cred::cap;
 use abi::{Errno, linux};
@@ -100,8 +102,8 @@ pub fn mmap(addr: usize, len: usize, prot: u32, flags: u32, fd: i32, offset: u64
     }
     let file = if flags & linux::MAP_ANONYMOUS == 0 { file_mapping(fd, shared, prot, &mut vm)? } else { None };
     let backing = match file {
-        Some(object) => Backing::Object { object, offset },
-        None if shared => Backing::Object { object: Arc::new(SharedAnon::new(pages)), offset: 0 },
+        Some(object) => Backing::Object { object: Mapped::new(object), offset },
+        None if shared => Backing::Object { object: Mapped::new(Arc::new(SharedAnon::new(pages))), offset: 0 },
         None => Backing::Anon,
     };
     let populate = flags & linux::MAP_POPULATE != 0 && flags & linux::MAP_NONBLOCK == 0;

@@ -25,6 +25,7 @@ use vfs::FileType;
 pub(super) struct Fixed(pub &'static [Entry]);
 
 pub(super) use system::line;
+pub(crate) use system::{Out, full};
 
 /// One of them: name, type, and what makes the node.
 pub(super) type Entry = (&'static str, FileType, fn() -> Node);

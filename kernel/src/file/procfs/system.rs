@@ -12,7 +12,7 @@ use core::fmt::Write;
 use vfs::FileType::{Dir, Regular, Symlink};
 
 /// Text appended to a buffer of bytes.
-pub(super) struct Out<'a>(pub &'a mut Vec<u8>);
+pub(crate) struct Out<'a>(pub &'a mut Vec<u8>);
 
 impl Write for Out<'_> {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
@@ -23,7 +23,7 @@ impl Write for Out<'_> {
 }
 
 /// `ENOMEM` for a text that found no room.
-pub(super) fn full(_: core::fmt::Error) -> Errno {
+pub(crate) fn full(_: core::fmt::Error) -> Errno {
     Errno::ENOMEM
 }
 
