@@ -2,7 +2,8 @@
 //!
 //! # Ideas
 //! An address of IPv6 that comes to an interface with a link layer, or is there when the interface comes up, is *tentative*: listed,
-//! but not this host's yet ([`crate::config::Config::is_local`]), so nothing is sent from it, taken for it or bound to it.
+//! but not this host's yet ([`crate::config::Config::is_local`]), so nothing is sent from it, taken for it or bound to it. Connections and
+//! sockets that have it from before send nothing meanwhile ([`crate::flow`]).
 //! One solicitation asks for it, from no address. If for a second nobody answers, and nobody else asks in the same way, it is
 //! ours; else it has *failed* and stays listed, unused, until it is taken away or the interface comes up again. While the link is
 //! down nothing is decided; the question is repeated when it comes back.

@@ -65,6 +65,7 @@ impl Stack {
             let part = &payload[at..(at + step).min(payload.len())];
             let more = at + part.len() < payload.len();
             let mut p = Packet::new(ip.header + extra + part.len());
+            p.cpu = packet.cpu;
             let b = p.bytes_mut();
             b[..ip.header].copy_from_slice(&all[..ip.header]);
             if ip.dst.is_ipv4() {
